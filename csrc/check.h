@@ -1,0 +1,348 @@
+// The ops' arguments, checked, and as ScanParams: what every backend does before its kernels run.
+// Errors name the argument and the shapes seen; they reach Python as RuntimeError.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cells/cells.h"
+#include "scan.h"
+
+namespace fastrnn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+using Shape = std::vector<int64_t>;
+
+// The constants of a cell that checks need.
+struct CellInfo {
+  const char* name;
+  int gates, states, saved;
+  bool projected;
+};
+
+inline constexpr CellInfo kCellInfos[] = {
+#define FRNN_INFO(name, Cell) {name, Cell::kGates, Cell::kStates, Cell::kSaved, Cell::kProjected},
+    FRNN_CELLS(FRNN_INFO)
+#undef FRNN_INFO
+};
+
+// The arguments that scan and scan_backward share.
+struct ScanArguments {
+  std::string cell;
+  Tensor x;
+  Tensors states, weights;
+  std::optional<Tensor> lengths, batch_sizes, resets;
+  bool bidirectional, batch_first;
+};
+
+inline std::string describe(const Shape& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+inline Shape shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+inline void check_shape(const Tensor& t, const Shape& expected, std::string_view name) {
+  STD_TORCH_CHECK(shape_of(t) == expected, "Expected ", name, " of shape ", describe(expected),
+                  ", got ", describe(shape_of(t)));
+}
+
+inline Type type_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Type::kFloat32;
+    case ScalarType::Double: return Type::kFloat64;
+    case ScalarType::BFloat16: return Type::kBFloat16;
+    case ScalarType::Half: return Type::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "input must be float32, float64, bfloat16 or float16, got ",
+                      torch::headeronly::toString(x.scalar_type()));
+  }
+}
+
+// The batch's schedule from lengths or batch sizes; see Schedule.
+class ScheduleStorage {
+ public:
+  ScheduleStorage(int64_t steps, int64_t batch, const int64_t* lengths) {
+    schedule_.steps = steps;
+    schedule_.batch = batch;
+    active_.assign(steps, batch);
+    if (lengths) {
+      order_.resize(batch);
+      std::iota(order_.begin(), order_.end(), 0);
+      std::stable_sort(order_.begin(), order_.end(),
+                       [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+      for (int64_t b : order_) lengths_.push_back(lengths[b]);
+      count_active();
+    }
+    finish();
+  }
+
+  // Packed: batch_sizes[t] rows run at step t, and falling batch sizes are falling lengths.
+  ScheduleStorage(int64_t steps, const int64_t* batch_sizes) {
+    schedule_.steps = steps;
+    schedule_.batch = batch_sizes[0];
+    schedule_.packed = true;
+    active_.assign(batch_sizes, batch_sizes + steps);
+    lengths_.resize(schedule_.batch);
+    for (int64_t t = 0; t < steps; ++t) {
+      for (int64_t b = t + 1 < steps ? active_[t + 1] : 0; b < active_[t]; ++b) lengths_[b] = t + 1;
+    }
+    finish();
+  }
+
+  ScheduleStorage(ScheduleStorage&&) = default;
+
+  const Schedule& get() const { return schedule_; }
+
+ private:
+  void count_active() {
+    int64_t running = schedule_.batch;
+    for (int64_t t = 0; t < schedule_.steps; ++t) {
+      while (running > 0 && lengths_[running - 1] <= t) --running;
+      active_[t] = running;
+    }
+  }
+
+  void finish() {
+    first_.resize(schedule_.steps + 1);
+    std::partial_sum(active_.begin(), active_.end(), first_.begin() + 1);
+    schedule_.active = active_.data();
+    schedule_.first = first_.data();
+    schedule_.lengths = lengths_.empty() ? nullptr : lengths_.data();
+    schedule_.order = order_.empty() ? nullptr : order_.data();
+  }
+
+  Schedule schedule_;
+  std::vector<int64_t> active_, first_, lengths_, order_;
+};
+
+// One call: ScanParams and all that they point to.
+class Scan {
+ public:
+  explicit Scan(ScanArguments args) : args_(std::move(args)), info_(find_cell()) {
+    check_input();
+    check_weights();
+    check_states();
+    check_resets();
+  }
+
+  ScanParams params;
+
+  const CellInfo& info() const { return info_; }
+  bool empty() const { return params.schedule.batch == 0; }
+  bool projected() const { return projection_; }
+  bool has_bias() const { return bias_; }
+  ScalarType type() const { return args_.x.scalar_type(); }
+  ScalarType compute_type() const {
+    return type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  }
+
+  // The shape of a sequence with as many rows as x.
+  Shape sequence_shape(int64_t features) const {
+    Shape shape = shape_of(args_.x);
+    shape.back() = features;
+    return shape;
+  }
+  Shape state_shape(int state) const {
+    const int64_t size = state ? params.hidden_size : params.output_size;
+    const int64_t batch = params.schedule.batch;
+    return one_step_ ? Shape{batch, size} : Shape{params.directions, batch, size};
+  }
+  // Of a buffer that only backward reads: [rows of x, D, features].
+  Shape saved_shape(int64_t features) const {
+    return {args_.x.numel() / params.input_size, params.directions, features};
+  }
+  bool may_pad() const { return args_.lengths.has_value(); }
+
+  Tensor empty_tensor(const Shape& shape, ScalarType type) const {
+    return torch::stable::new_empty(args_.x, shape, type);
+  }
+  // What padding is not written must read as zero.
+  Tensor sequence_tensor(const Shape& shape, ScalarType type) const {
+    return may_pad() ? torch::stable::new_zeros(args_.x, shape, type) : empty_tensor(shape, type);
+  }
+
+  const ScanArguments& args() const { return args_; }
+
+  // A tensor of the given shape and type on x's device, its features contiguous.
+  Tensor hold(const Tensor& t, const Shape& shape, ScalarType type, std::string_view name) {
+    check_shape(t, shape, name);
+    STD_TORCH_CHECK(t.scalar_type() == type, "Expected ", name, " to have dtype ",
+                    torch::headeronly::toString(type), ", got ",
+                    torch::headeronly::toString(t.scalar_type()));
+    STD_TORCH_CHECK(t.device() == args_.x.device(), "Expected ", name,
+                    " on the device of the input");
+    const bool contiguous = t.dim() == 0 || t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1;
+    held_.push_back(contiguous ? t : torch::stable::contiguous(t));
+    return held_.back();
+  }
+  Tensor hold_contiguous(const Tensor& t, const Shape& shape, std::string_view name) {
+    const Tensor held = hold(t, shape, type(), name);
+    if (held.is_contiguous()) return held;
+    held_.push_back(torch::stable::contiguous(held));
+    return held_.back();
+  }
+
+  // The view of a tensor that holds one row of features for each row of x.
+  Sequence sequence(const Tensor& t) const {
+    Sequence s{t.data_ptr(), 0, 0};
+    if (args_.batch_sizes || one_step_) {
+      s.row_stride = t.stride(0);
+    } else {
+      s.step_stride = t.stride(args_.batch_first ? 1 : 0);
+      s.row_stride = t.stride(args_.batch_first ? 0 : 1);
+    }
+    return s;
+  }
+  State state(const Tensor& t) const {
+    return one_step_ ? State{t.data_ptr(), 0, t.stride(0)}
+                     : State{t.data_ptr(), t.stride(0), t.stride(1)};
+  }
+
+ private:
+  const CellInfo& find_cell() {
+    for (const CellInfo& info : kCellInfos) {
+      if (args_.cell == info.name) {
+        params.cell = int(&info - kCellInfos);
+        return info;
+      }
+    }
+    STD_TORCH_CHECK(false, "Unknown cell '", args_.cell, "'");
+  }
+
+  void check_input() {
+    const Tensor& x = args_.x;
+    params.type = type_of(x);
+    one_step_ = x.dim() == 2 && !args_.batch_sizes;
+    const int64_t dims = args_.batch_sizes ? 2 : 3;
+    STD_TORCH_CHECK(one_step_ || x.dim() == dims, "input must have ", dims, " dimensions, got ",
+                    x.dim());
+    STD_TORCH_CHECK(!(one_step_ && args_.bidirectional), "a single step has one direction");
+    params.directions = args_.bidirectional ? 2 : 1;
+    params.input_size = x.size(x.dim() - 1);
+    STD_TORCH_CHECK(params.input_size > 0, "input has no features, its shape is ",
+                    describe(shape_of(x)));
+    make_schedule();
+    params.schedule = schedule_->get();
+    params.x = sequence(hold(x, shape_of(x), type(), "input"));
+  }
+
+  void make_schedule() {
+    const Tensor& x = args_.x;
+    const int64_t steps = one_step_ ? 1 : x.size(args_.batch_first ? 1 : 0);
+    const int64_t batch = one_step_ ? x.size(0) : x.size(args_.batch_first ? 0 : 1);
+    STD_TORCH_CHECK(!(args_.lengths && args_.batch_sizes),
+                    "lengths and batch_sizes exclude each other");
+    if (args_.batch_sizes) {
+      const Tensor sizes = integers(*args_.batch_sizes, -1, "batch_sizes");
+      const int64_t* data = sizes.const_data_ptr<int64_t>();
+      const int64_t count = sizes.numel();
+      int64_t total = 0;
+      STD_TORCH_CHECK(count > 0, "Expected sequence length to be larger than 0 in RNN");
+      for (int64_t t = 0; t < count; ++t) {
+        STD_TORCH_CHECK(data[t] > 0 && (t == 0 || data[t] <= data[t - 1]),
+                        "batch_sizes must be positive and must not grow, got ", data[t],
+                        " at step ", t);
+        total += data[t];
+      }
+      STD_TORCH_CHECK(total == x.size(0), "batch_sizes sum up to ", total, ", but input has ",
+                      x.size(0), " rows");
+      schedule_.emplace(count, data);
+      return;
+    }
+    STD_TORCH_CHECK(steps > 0, "Expected sequence length to be larger than 0 in RNN");
+    if (!args_.lengths) {
+      schedule_.emplace(steps, batch, nullptr);
+      return;
+    }
+    const Tensor lengths = integers(*args_.lengths, batch, "lengths");
+    const int64_t* data = lengths.const_data_ptr<int64_t>();
+    for (int64_t b = 0; b < batch; ++b) {
+      STD_TORCH_CHECK(0 <= data[b] && data[b] <= steps, "lengths must be within [0, ", steps,
+                      "], got ", data[b], " for row ", b);
+    }
+    schedule_.emplace(steps, batch, data);
+  }
+
+  static Tensor integers(const Tensor& t, int64_t size, std::string_view name) {
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.dim() == 1 && t.is_cpu(), name,
+                    " must be a 1-D int64 tensor on the CPU");
+    STD_TORCH_CHECK(size < 0 || t.size(0) == size, "Expected ", name, " of shape [", size,
+                    "], got [", t.size(0), "]");
+    return torch::stable::contiguous(t);
+  }
+
+  void check_weights() {
+    const size_t count = args_.weights.size() / params.directions;
+    STD_TORCH_CHECK(count * params.directions == args_.weights.size() && 2 <= count && count <= 5,
+                    "Expected 2 to 5 weights per direction, got ", args_.weights.size(), " for ",
+                    params.directions, " directions");
+    bias_ = count >= 4;
+    projection_ = count % 2 == 1;
+    STD_TORCH_CHECK(!projection_ || info_.projected, "cell '", info_.name,
+                    "' does not support a projection");
+    const Tensor& hh = args_.weights[1];
+    STD_TORCH_CHECK(hh.dim() == 2 && hh.size(0) > 0 && hh.size(0) % info_.gates == 0,
+                    "weight_hh must be of shape [", info_.gates,
+                    " * hidden_size, hidden_size], got ", describe(shape_of(hh)));
+    params.hidden_size = hh.size(0) / info_.gates;
+    params.output_size = projection_ ? hh.size(1) : params.hidden_size;
+    const int64_t rows = hh.size(0);
+    for (int64_t d = 0; d < params.directions; ++d) {
+      const Tensor* w = &args_.weights[d * count];
+      Weights& out = params.weights[d];
+      out.ih = hold_contiguous(w[0], {rows, params.input_size}, "weight_ih").data_ptr();
+      out.hh = hold_contiguous(w[1], {rows, params.output_size}, "weight_hh").data_ptr();
+      if (bias_) {
+        out.bias_ih = hold_contiguous(w[2], {rows}, "bias_ih").data_ptr();
+        out.bias_hh = hold_contiguous(w[3], {rows}, "bias_hh").data_ptr();
+      }
+      if (projection_) {
+        const Shape shape{params.output_size, params.hidden_size};
+        out.hr = hold_contiguous(w[count - 1], shape, "weight_hr").data_ptr();
+      }
+    }
+  }
+
+  void check_states() {
+    if (args_.states.empty()) return;
+    STD_TORCH_CHECK(args_.states.size() == size_t(info_.states), "cell '", info_.name, "' has ",
+                    info_.states, " states, got ", args_.states.size());
+    for (int k = 0; k < info_.states; ++k) {
+      params.initial[k] = state(hold(args_.states[k], state_shape(k), type(), "hidden state"));
+    }
+  }
+
+  void check_resets() {
+    if (!args_.resets) return;
+    Shape shape = shape_of(args_.x);
+    shape.pop_back();
+    const Tensor& resets = *args_.resets;
+    check_shape(resets, shape, "resets");
+    STD_TORCH_CHECK(resets.scalar_type() == ScalarType::Bool && resets.device() == args_.x.device(),
+                    "resets must be a bool tensor on the device of the input");
+    params.resets = sequence(resets);
+  }
+
+  ScanArguments args_;
+  const CellInfo& info_;
+  std::optional<ScheduleStorage> schedule_;
+  Tensors held_;  // what params point into
+  bool one_step_ = false, bias_ = false, projection_ = false;
+};
+
+}  // namespace fastrnn

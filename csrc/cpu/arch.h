@@ -1,0 +1,31 @@
+// The instruction sets that the CPU engine is compiled for. Every kernel is a template over one of
+// these tags, so that each set has functions of its own; isa_*.cpp compiles one of them each.
+#pragma once
+
+namespace fastrnn::cpu {
+
+#if defined(__aarch64__)
+inline constexpr int kBaselineRegisters = 32;  // NEON
+#else
+inline constexpr int kBaselineRegisters = 16;  // SSE2, which every x86-64 has
+#endif
+
+struct Baseline {
+  static constexpr const char* kName = "baseline";
+  static constexpr int kBytes = 16;
+  static constexpr int kRegisters = kBaselineRegisters;
+};
+
+struct Avx2 {
+  static constexpr const char* kName = "avx2";
+  static constexpr int kBytes = 32;
+  static constexpr int kRegisters = 16;
+};
+
+struct Avx512 {
+  static constexpr const char* kName = "avx512";
+  static constexpr int kBytes = 64;
+  static constexpr int kRegisters = 32;
+};
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,91 @@
+// The transposed weights of a forward product, by gate columns: vector [unit block][gate] holds one
+// gate of kSize neighbouring units, so that a tile of neighbouring vectors has all gates of a unit.
+#pragma once
+
+#include <cstdint>
+
+#include "buffer.h"
+#include "gemm.h"
+
+namespace fastrnn::cpu {
+
+// a W^T + bias for a weight [gates * units, depth] with its rows ordered by gate, as in torch.nn.
+// Packed into panels where it serves many rows; used where it lies where packing would cost more.
+template <class Arch, class T>
+class GateWeights {
+ public:
+  using C = Compute<T>;
+  using V = Vec<C, Arch::kBytes>;
+  static constexpr int W = V::kSize;
+
+  GateWeights() = default;
+
+  // panel_rows: how many rows each product will have; 0: do not pack.
+  GateWeights(const void* weight, const void* bias, int gates, int64_t units, int64_t depth,
+              int64_t panel_rows)
+      : weight_(static_cast<const T*>(weight)),
+        bias_source_(static_cast<const T*>(bias)),
+        gates_(gates),
+        units_(units),
+        blocks_((units + W - 1) / W) {
+    panels_.depth = depth;
+    panels_.vectors = panel_rows ? panel_vectors<Arch>(gates, panel_rows, columns()) : gates;
+    panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
+    if (panel_rows) panel_buffer_ = Buffer<C>(panels_.size());
+    panels_.data = panel_buffer_.get();
+    bias_ = Buffer<C>(panels_.columns * W);
+  }
+
+  int64_t columns() const { return blocks_ * gates_; }
+  int vectors() const { return panels_.vectors; }
+  int64_t parts() const { return panels_.columns; }
+
+  // Lays out parts [begin, end) of parts(): columns of the panels and of the bias.
+  void pack(int64_t begin, int64_t end) {
+    for (int64_t column = begin; column < end; ++column) {
+      const int64_t row = first_row(column);
+      const int count = column < columns() ? live_units(column) : 0;
+      const V bias = bias_source_ && count ? load<V>(bias_source_ + row, count) : V(C(0));
+      store(bias_.get() + column * W, bias);
+      if (panels_.data) {
+        pack_transposed<Arch>(weight_ + row * panels_.depth, panels_.depth, count, panels_.depth,
+                              panels_.at(column), panels_.stride());
+      }
+    }
+  }
+
+  // c[rows][count] = bias + a W^T for `count` columns from `column` on, both multiples of
+  // vectors(). With zero_rows, a is taken as zeros and not read.
+  void multiply(int64_t rows, const C* a, int64_t a_stride, bool zero_rows, int64_t column,
+                int64_t count, C* c, int64_t c_stride) const {
+    const int64_t depth = zero_rows ? 0 : panels_.depth;
+    const int64_t end = std::min(column + count, panels_.columns);
+    for (; column < end; column += panels_.vectors, c += panels_.stride()) {
+      if (panels_.data) {
+        fastrnn::cpu::multiply<Arch>(rows, depth, a, a_stride, panels_.at(column), panels_.stride(),
+                                     panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
+      } else {
+        for (int g = 0; g < gates_; ++g) {
+          dots<Arch>(rows, depth, a, a_stride, weight_ + first_row(column + g) * panels_.depth,
+                     panels_.depth, live_units(column + g), bias_.get() + (column + g) * W,
+                     c + g * W, c_stride);
+        }
+      }
+    }
+  }
+
+ private:
+  int64_t first_row(int64_t column) const { return column % gates_ * units_ + column / gates_ * W; }
+  int live_units(int64_t column) const {
+    return int(std::min<int64_t>(W, units_ - column / gates_ * W));
+  }
+
+  const T* weight_ = nullptr;
+  const T* bias_source_ = nullptr;
+  int gates_ = 1;
+  int64_t units_ = 0, blocks_ = 0;
+  Panels<V> panels_;
+  Buffer<C> panel_buffer_, bias_;
+};
+
+}  // namespace fastrnn::cpu

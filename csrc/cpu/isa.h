@@ -1,0 +1,23 @@
+// One instruction set's engine. Included inside a target region, after everything of the standard
+// library and every function that the sets share.
+#pragma once
+
+#include "backward.h"
+#include "forward.h"
+
+namespace fastrnn::cpu {
+
+template <class Arch, template <class, class> class Driver>
+void run(const ScanParams& p, const Pool& pool) {
+  switch (p.type) {
+    case Type::kFloat32: return Driver<Arch, float>(p, pool).run();
+    case Type::kFloat64: return Driver<Arch, double>(p, pool).run();
+    case Type::kBFloat16: return Driver<Arch, bf16>(p, pool).run();
+    case Type::kFloat16: return Driver<Arch, f16>(p, pool).run();
+  }
+}
+
+template <class Arch>
+inline constexpr Engine kEngine = {Arch::kName, run<Arch, Forward>, run<Arch, Backward>};
+
+}  // namespace fastrnn::cpu

@@ -1,0 +1,25 @@
+#if defined(__x86_64__)
+#include "shared.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                            \
+    __attribute__((                                                                      \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+
+#include "isa.h"
+
+namespace fastrnn::cpu {
+const Engine kAvx512Engine = kEngine<Avx512>;
+}
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,88 @@
+// The CPU backend of the ops: picks the instruction set, and lends the engine torch's threads.
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "../ops.h"
+#include "engine.h"
+
+namespace fastrnn::cpu {
+namespace {
+
+void run_on_torch_threads(int64_t tasks, const Pool::Task& task) {
+  torch::stable::parallel_for(0, tasks, 1, task);
+}
+
+// The engines that this machine can run, the best first.
+const std::vector<const Engine*>& engines() {
+  static const std::vector<const Engine*> all = [] {
+    std::vector<const Engine*> found;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      found.push_back(&kAvx512Engine);
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      found.push_back(&kAvx2Engine);
+    }
+#endif
+    found.push_back(&kBaselineEngine);
+    return found;
+  }();
+  return all;
+}
+
+std::string names() {
+  std::string list;
+  for (const Engine* engine : engines())
+    list += (list.empty() ? "" : " ") + std::string(engine->name);
+  return list;
+}
+
+// FASTRNN_ISA overrides the choice; it is read at every call so that tests can change it.
+const Engine& engine() {
+  const char* wanted = std::getenv("FASTRNN_ISA");
+  if (!wanted || !*wanted) return *engines().front();
+  for (const Engine* engine : engines()) {
+    if (std::string_view(engine->name) == wanted) return *engine;
+  }
+  STD_TORCH_CHECK(false, "FASTRNN_ISA is '", wanted, "', but this machine has: ", names());
+}
+
+Pool pool() { return {int(torch::stable::get_num_threads()), run_on_torch_threads}; }
+
+Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
+             std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes,
+             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save) {
+  return fastrnn::scan(
+      {std::move(cell), std::move(x), std::move(states), std::move(weights), std::move(lengths),
+       std::move(batch_sizes), std::move(resets), bidirectional, batch_first},
+      save, [](const ScanParams& p) { engine().forward(p, pool()); });
+}
+
+Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell, Tensor x,
+                      Tensors states, Tensors weights, std::optional<Tensor> lengths,
+                      std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
+                      bool bidirectional, bool batch_first, Tensors outputs, bool needs_x,
+                      bool needs_states, bool needs_weights) {
+  return fastrnn::scan_backward(
+      {std::move(cell), std::move(x), std::move(states), std::move(weights), std::move(lengths),
+       std::move(batch_sizes), std::move(resets), bidirectional, batch_first},
+      grads, outputs, {needs_x, needs_states, needs_weights},
+      [](const ScanParams& p) { engine().backward(p, pool()); });
+}
+
+// The instruction set taken, a colon, and all that this machine has.
+std::string cpu_isas() { return std::string(engine().name) + ": " + names(); }
+
+}  // namespace
+}  // namespace fastrnn::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
+  m.impl("scan", TORCH_BOX(&fastrnn::cpu::scan));
+  m.impl("scan_backward", TORCH_BOX(&fastrnn::cpu::scan_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastrnn, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isas", TORCH_BOX(&fastrnn::cpu::cpu_isas));
+}

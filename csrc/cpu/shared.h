@@ -1,0 +1,20 @@
+// What the instruction sets share: included before a target region opens, so that none of it is
+// compiled for an instruction set that the machine may lack.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "arch.h"
+#include "buffer.h"
+#include "engine.h"
+#include "plan.h"
+#include "slice.h"
+#include "team.h"

@@ -1,0 +1,298 @@
+// Vec<T, Bytes>: a SIMD vector of float or double in the compiler's own vector extension (GCC and
+// Clang), with the functions that cells call. No intrinsics: the instruction set that is chosen by
+// the enclosing target region decides what it becomes.
+//
+// bf16 and f16 are storage types: they are converted on load and on store, and never computed in.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#define FRNN_INLINE inline __attribute__((always_inline))
+
+namespace fastrnn::cpu {
+
+struct bf16 {
+  uint16_t bits;
+};
+
+struct f16 {
+  uint16_t bits;
+};
+
+// The type that products accumulate in.
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
+// In a struct of its own, because GCC 12 takes a dependent vector_size in Vec itself for plain T.
+template <class T, int kBytes>
+struct RawVector {
+  typedef T Type __attribute__((vector_size(kBytes)));
+};
+
+template <class T, int kBytes>
+struct Vec {
+  static constexpr int kSize = kBytes / sizeof(T);
+  using Scalar = T;
+  using Raw = typename RawVector<T, kBytes>::Type;
+  using RawBits = typename RawVector<Bits<T>, kBytes>::Type;
+
+  Raw raw;
+
+  Vec() = default;
+  FRNN_INLINE Vec(Raw r) : raw(r) {}
+  // x - 0 is x for every x, -0 and NaN included, so this is a broadcast and nothing else.
+  FRNN_INLINE Vec(T scalar) : raw(scalar - Raw{}) {}
+
+  FRNN_INLINE RawBits bits() const { return (RawBits)raw; }
+
+  FRNN_INLINE friend Vec operator+(Vec a, Vec b) { return a.raw + b.raw; }
+  FRNN_INLINE friend Vec operator-(Vec a, Vec b) { return a.raw - b.raw; }
+  FRNN_INLINE friend Vec operator*(Vec a, Vec b) { return a.raw * b.raw; }
+  FRNN_INLINE friend Vec operator/(Vec a, Vec b) { return a.raw / b.raw; }
+  FRNN_INLINE friend Vec operator-(Vec a) { return -a.raw; }
+  FRNN_INLINE friend RawBits operator<(Vec a, Vec b) { return a.raw < b.raw; }
+  FRNN_INLINE friend RawBits operator<=(Vec a, Vec b) { return a.raw <= b.raw; }
+
+  FRNN_INLINE friend Vec where(RawBits mask, Vec a, Vec b) { return mask ? a.raw : b.raw; }
+  FRNN_INLINE friend Vec abs(Vec a) {
+    return (Raw)(a.bits() & std::numeric_limits<Bits<T>>::max());
+  }
+  FRNN_INLINE friend Vec copysign(Vec magnitude, Vec sign) {
+    constexpr Bits<T> kSign = std::numeric_limits<Bits<T>>::min();
+    return (Raw)((magnitude.bits() & ~kSign) | (sign.bits() & kSign));
+  }
+};
+
+// ---- exp, sigmoid, tanh -------------------------------------------------------------------------
+
+// Constants of exp(x) = 2^n (1 + p(r)), n = round(x / ln 2), r = x - n ln 2. kMagic + n has n in
+// its low bits. kLn2Hi has so few bits that n * kLn2Hi is exact even without FMA. The polynomials
+// of (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2 are minimax fits in relative error of e^r - 1.
+template <class T>
+struct ExpConstants;
+
+template <>
+struct ExpConstants<float> {
+  static constexpr float kLog2e = 1.44269504088896341f, kMagic = 12582912.f;
+  static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
+  static constexpr float kMin = -104.5f, kMax = 89.f;  // exp is 0 and infinity beyond
+  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr float kPoly[] = {5.0000000000e-1f, 1.6666665459e-1f, 4.1665795894e-2f,
+                                    8.3334519073e-3f, 1.3981999507e-3f, 1.9875691500e-4f};
+};
+
+template <>
+struct ExpConstants<double> {
+  static constexpr double kLog2e = 1.44269504088896340736, kMagic = 6755399441055744.0;
+  static constexpr double kLn2Hi = 6.93147180369123816490e-1, kLn2Lo = 1.90821492927058770002e-10;
+  static constexpr double kMin = -746., kMax = 710.;
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr double kPoly[] = {1. / 2,       1. / 6,        1. / 24,        1. / 120,
+                                     1. / 720,     1. / 5040,     1. / 40320,     1. / 362880,
+                                     1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
+};
+
+// 2^n for every n whose power is a normal number; shift adds to n.
+template <class V>
+FRNN_INLINE V power_of_two(typename V::RawBits n) {
+  using C = ExpConstants<typename V::Scalar>;
+  return (typename V::Raw)((n + C::kBias) << C::kMantissa);
+}
+
+// x = n ln 2 + r; returns p = e^r - 1. x must lie within [kMin, kMax] or be NaN.
+template <class V>
+FRNN_INLINE V expm1_reduced(V x, typename V::RawBits& n) {
+  using C = ExpConstants<typename V::Scalar>;
+  constexpr int kTerms = sizeof(C::kPoly) / sizeof(C::kPoly[0]);
+  V shifted = x * V(C::kLog2e) + V(C::kMagic);
+  V rounded = shifted - V(C::kMagic);
+  n = shifted.bits() - V(C::kMagic).bits();
+  V r = x - rounded * V(C::kLn2Hi);
+  r = r - rounded * V(C::kLn2Lo);
+  V p = V(C::kPoly[kTerms - 1]);
+#pragma GCC unroll 16
+  for (int i = kTerms - 2; i >= 0; --i) p = p * r + V(C::kPoly[i]);
+  return p * (r * r) + r;
+}
+
+// In two factors, so that subnormal results and those just below infinity are right.
+template <class T, int kBytes>
+FRNN_INLINE Vec<T, kBytes> exp(Vec<T, kBytes> x) {
+  using V = Vec<T, kBytes>;
+  using C = ExpConstants<T>;
+  x = where(x < V(C::kMin), V(C::kMin), x);
+  x = where(V(C::kMax) < x, V(C::kMax), x);
+  typename V::RawBits n;
+  V p = expm1_reduced(x, n) + V(1);
+  typename V::RawBits half = n >> 1;
+  return p * power_of_two<V>(half) * power_of_two<V>(n - half);
+}
+
+// With t = e^-|x|: 1 / (1 + t) for x >= 0, t / (1 + t) below, so that nothing cancels.
+template <class T, int kBytes>
+FRNN_INLINE Vec<T, kBytes> sigmoid(Vec<T, kBytes> x) {
+  using V = Vec<T, kBytes>;
+  using C = ExpConstants<T>;
+  // 2^(n + kUp) is normal for every n that occurs; the last factor makes t subnormal where it is.
+  constexpr int kUp = C::kBias / 2;
+  V a = -abs(x);
+  a = where(a < V(C::kMin), V(C::kMin), a);
+  typename V::RawBits n;
+  V p = expm1_reduced(a, n) + V(1);
+  V t = p * power_of_two<V>(n + kUp) * power_of_two<V>(typename V::RawBits{} - kUp);
+  return where(x < V(0), t, V(1)) / (V(1) + t);
+}
+
+// With m = e^(-2|x|) - 1, which is accurate near 0: tanh |x| = -m / (2 + m).
+template <class T, int kBytes>
+FRNN_INLINE Vec<T, kBytes> tanh(Vec<T, kBytes> x) {
+  using V = Vec<T, kBytes>;
+  constexpr T kSaturated = sizeof(T) == 4 ? -40 : -100;  // m is -1 from here on
+  V a = abs(x) * V(-2);
+  a = where(a < V(kSaturated), V(kSaturated), a);
+  typename V::RawBits n;
+  V p = expm1_reduced(a, n);
+  V scale = power_of_two<V>(n);
+  V m = scale * p + (scale - V(1));
+  return copysign(m / (V(2) + m), x);
+}
+
+// ---- loads and stores ---------------------------------------------------------------------------
+
+template <class V>
+FRNN_INLINE V load(const typename V::Scalar* p) {
+  V v;
+  std::memcpy(&v.raw, p, sizeof v.raw);
+  return v;
+}
+
+template <class V>
+FRNN_INLINE void store(typename V::Scalar* p, V v) {
+  std::memcpy(p, &v.raw, sizeof v.raw);
+}
+
+template <class V>
+using Half = typename RawVector<uint16_t, V::kSize * 2>::Type;
+
+template <class V>
+using Word = typename RawVector<uint32_t, V::kSize * 4>::Type;
+
+template <class V>
+FRNN_INLINE Word<V> load_half(const void* p) {
+  Half<V> h;
+  std::memcpy(&h, p, sizeof h);
+  return __builtin_convertvector(h, Word<V>);
+}
+
+template <class V>
+FRNN_INLINE void store_half(void* p, Word<V> w) {
+  Half<V> h = __builtin_convertvector(w, Half<V>);
+  std::memcpy(p, &h, sizeof h);
+}
+
+template <class V>
+FRNN_INLINE V load(const bf16* p) {
+  return (typename V::Raw)(load_half<V>(p) << 16);
+}
+
+// Rounds to nearest, ties to even. A NaN stays a NaN.
+template <class V>
+FRNN_INLINE void store(bf16* p, V v) {
+  Word<V> w = (Word<V>)v.raw;
+  Word<V> rounded = (w + 0x7fff + ((w >> 16) & 1)) >> 16;
+  store_half<V>(p, v.raw != v.raw ? (w >> 16) | 0x40 : rounded);
+}
+
+template <class V>
+FRNN_INLINE V load(const f16* p) {
+  Word<V> h = load_half<V>(p);
+  Word<V> magnitude = (h & 0x7fff) << 13;
+  Word<V> exponent = magnitude & 0x0f800000;
+  Word<V> normal = magnitude + (112u << 23);
+  // A subnormal is its bits times 2^-24: put a 1 in front of them, subtract it as a float.
+  typename V::Raw subnormal =
+      (typename V::Raw)(normal + (1u << 23)) - (typename V::Raw)(Word<V>{} + (113u << 23));
+  Word<V> w = exponent == 0 ? (Word<V>)subnormal : normal;
+  w = exponent == 0x0f800000 ? normal + (112u << 23) : w;
+  return (typename V::Raw)(w | (h & 0x8000) << 16);
+}
+
+template <class V>
+FRNN_INLINE void store(f16* p, V v) {
+  Word<V> w = (Word<V>)v.raw;
+  Word<V> magnitude = w & 0x7fffffff;
+  Word<V> normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Adding 1/2 puts the last bit of a half's subnormal at the last bit of the float's mantissa.
+  typename V::Raw raised = (typename V::Raw)magnitude + 0.5f;
+  Word<V> subnormal = (Word<V>)raised - 0x3f000000;
+  Word<V> h = magnitude < (113u << 23) ? subnormal : normal;
+  h = magnitude >= 0x47800000 ? Word<V>{} + 0x7c00 : h;
+  h = magnitude > 0x7f800000 ? Word<V>{} + 0x7e00 : h;
+  store_half<V>(p, h | (w >> 16 & 0x8000));
+}
+
+// The first n of the vector's elements; the others read as 0 and are not written. Not functions of
+// their own: GCC 12 clears the upper half of a Vec that a function returns.
+template <class V, class T>
+FRNN_INLINE V load_part(const T* p, int n) {
+  T part[V::kSize] = {};
+  std::memcpy(part, p, n * sizeof(T));
+  return load<V>(part);
+}
+
+template <class V, class T>
+FRNN_INLINE void store_part(T* p, V v, int n) {
+  T part[V::kSize];
+  store(part, v);
+  std::memcpy(p, part, n * sizeof(T));
+}
+
+template <class V, class T>
+FRNN_INLINE V load(const T* p, int n) {
+  return n >= V::kSize ? load<V>(p) : load_part<V>(p, n);
+}
+
+template <class V, class T>
+FRNN_INLINE void store(T* p, V v, int n) {
+  n >= V::kSize ? store(p, v) : store_part(p, v, n);
+}
+
+// ---- transposition ------------------------------------------------------------------------------
+
+template <class Raw, int... i>
+FRNN_INLINE Raw interleave_low(Raw a, Raw b, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(a, b, (i / 2 + i % 2 * int(sizeof...(i)))...);
+}
+
+template <class Raw, int... i>
+FRNN_INLINE Raw interleave_high(Raw a, Raw b, std::integer_sequence<int, i...>) {
+  constexpr int n = sizeof...(i);
+  return __builtin_shufflevector(a, b, (n / 2 + i / 2 + i % 2 * n)...);
+}
+
+// Transposes a square of vectors in place: log2(kSize) rounds of a perfect shuffle of its rows.
+template <class V>
+FRNN_INLINE void transpose(V (&rows)[V::kSize]) {
+  constexpr int n = V::kSize;
+  constexpr auto lanes = std::make_integer_sequence<int, n>{};
+#pragma GCC unroll 4
+  for (int round = 1; round < n; round *= 2) {
+    V next[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave_low(rows[i].raw, rows[i + n / 2].raw, lanes);
+      next[2 * i + 1] = interleave_high(rows[i].raw, rows[i + n / 2].raw, lanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = next[i];
+  }
+}
+
+}  // namespace fastrnn::cpu

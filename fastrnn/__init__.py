@@ -1,0 +1,13 @@
+"""fastrnn: LSTM, GRU and RNN for PyTorch, fused, with the interface of torch.nn."""
+
+import pkgutil
+
+# When Python runs from the repository's root, this folder shadows the installed package, which is
+# the one that has the extension modules: look for them there, too.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+from . import functional
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "functional"]

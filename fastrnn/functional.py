@@ -1,0 +1,131 @@
+"""Layers as functions of their tensors: one layer, a stack of layers, one step of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout
+
+from . import ops
+from .ops import Output
+
+__all__ = ["Output", "layer", "stack", "step"]
+
+
+def layer(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    all_states: bool = False,
+) -> Output:
+    """One layer, both directions, over a whole sequence; the arguments are those of ops.scan.
+
+    Under autocast, x, the states and the weights are cast to its dtype. With all_states, the
+    output's steps hold the states but h of every step even where autograd does not record.
+    """
+    device = x.device.type
+    if device not in _DEVICES:
+        raise RuntimeError(
+            f"fastrnn has no kernels for the device {x.device} in this build; it has them for "
+            f"{', '.join(_DEVICES)}"
+        )
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        if x.dtype != torch.float64:
+            x = x.to(dtype)
+            states = [s.to(dtype) for s in states]
+            weights = [w.to(dtype) for w in weights]
+    return ops.scan(
+        cell,
+        x,
+        states,
+        weights,
+        lengths,
+        batch_sizes,
+        resets,
+        bidirectional,
+        batch_first,
+        all_states,
+    )
+
+
+_DEVICES = ("cpu", "meta")
+
+
+def stack(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor]],
+    *,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout_p: float = 0.0,
+    training: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Layers on top of each other, with dropout between them.
+
+    Args:
+        states: the initial states, [L * D, B, P] for h and [L * D, B, H] for the others; empty for
+            zeros.
+        weights: for each layer, what layer takes.
+
+    Returns:
+        y of the last layer, and the last states of all layers, shaped like states.
+    """
+    layers = len(weights)
+    if layers == 1:
+        y, last, _ = layer(
+            cell,
+            x,
+            states,
+            weights[0],
+            lengths=lengths,
+            batch_sizes=batch_sizes,
+            resets=resets,
+            bidirectional=bidirectional,
+            batch_first=batch_first,
+        )
+        return y, last
+    # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
+    if batch_first:
+        x = x.transpose(0, 1)
+        resets = None if resets is None else resets.transpose(0, 1)
+    directions = 2 if bidirectional else 1
+    ends: list[tuple[Tensor, ...]] = []
+    for i, own in enumerate(weights):
+        if i and dropout_p:
+            x = dropout(x, dropout_p, training)
+        top = batch_first and i == layers - 1
+        x, last, _ = layer(
+            cell,
+            x.transpose(0, 1) if top else x,
+            [s[i * directions : (i + 1) * directions] for s in states],
+            own,
+            lengths=lengths,
+            batch_sizes=batch_sizes,
+            resets=resets.transpose(0, 1) if top and resets is not None else resets,
+            bidirectional=bidirectional,
+            batch_first=top,
+        )
+        ends.append(last)
+    return x, tuple(map(torch.cat, zip(*ends, strict=True)))
+
+
+def step(
+    cell: str, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """One step: x [B, I], states [B, H] each, or none for zeros. Returns the states after it."""
+    return layer(cell, x, states, weights).last

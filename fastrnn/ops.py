@@ -1,0 +1,381 @@
+"""The ops, made differentiable: shapes for the compiler, autograd, forward-mode AD and vmap.
+
+All of it is here once, for every cell. The kernels compute a layer and its gradient; what they do
+not have (second derivatives, tangents) is computed by fastrnn.reference, which is slower and exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from . import (
+    _C,  # noqa: F401  (registers the ops)
+    reference,
+)
+
+_scan = torch.ops.fastrnn.scan.default
+_scan_backward = torch.ops.fastrnn.scan_backward.default
+
+
+class CellInfo(NamedTuple):
+    """A cell as the kernels know it: gates, states and saved values per hidden unit."""
+
+    gates: int
+    states: int
+    saved: int
+
+
+CELLS = {
+    name: CellInfo(*map(int, numbers))
+    for name, *numbers in map(str.split, torch.ops.fastrnn.cells().splitlines())
+}
+
+
+class Layer(NamedTuple):
+    """What of a call is not a tensor."""
+
+    cell: str
+    bidirectional: bool
+    batch_first: bool
+    states: int  # how many initial states are given: none, or all that the cell has
+
+
+class Output(NamedTuple):
+    """What a layer returns.
+
+    y: h of every step, [T, B, D * P]; [B, T, D * P] with batch_first; [N, D * P] if packed.
+    last: the states after each row's last step, [D, B, P] for h, [D, B, H] for the others.
+    steps: the states but h after every step, like y with H for P, in float32 for 16-bit types;
+        empty unless they were asked for or autograd records. Under a compiler it always does.
+    """
+
+    y: Tensor
+    last: tuple[Tensor, ...]
+    steps: tuple[Tensor, ...]
+
+
+def scan(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    save: bool = False,
+) -> Output:
+    """Runs one layer, both directions, over a whole sequence.
+
+    Args:
+        cell: a key of CELLS.
+        x: [T, B, I], or [B, T, I] with batch_first; packed: [N, I], with batch_sizes; a single
+            step: [B, I].
+        states: the initial states, [D, B, P] for h and [D, B, H] for the others ([B, P] and [B, H]
+            for a single step); empty for zeros.
+        weights: for each direction weight_ih [G * H, I], weight_hh [G * H, P], then, if there are
+            any, bias_ih and bias_hh [G * H], and weight_hr [P, H].
+        lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
+            output beyond them is zero.
+        batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
+        resets: bool, [T, B] or like x without its features: where set, the states before that step
+            are zeros.
+        save: whether to return the states of every step even if autograd does not record.
+
+    Raises:
+        RuntimeError: a shape, type or device does not fit; the message names the argument.
+    """
+    compiling, transformed = torch.compiler.is_compiling(), _transformed()
+    if compiling or transformed or _needs_grad(x, states, weights):
+        layer = Layer(cell, bidirectional, batch_first, len(states))
+        args = (layer, lengths, batch_sizes, resets, x, *states, *weights)
+        if compiling:
+            out = _Scan.apply(*args)
+        elif transformed:
+            out = _ScanWithTangents.apply(*args)
+        else:
+            out = _apply_untransformed(*args)
+    else:
+        flags = (bidirectional, batch_first, save)
+        out = _scan(cell, x, states, weights, lengths, batch_sizes, resets, *flags)
+    end = 1 + CELLS[cell].states
+    return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
+
+
+def _needs_grad(x: Tensor, *groups: Sequence[Tensor]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or any(t.requires_grad for group in groups for t in group)
+
+
+def _transformed() -> bool:
+    """Whether functorch or forward-mode AD is at work."""
+    return (
+        forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+# ---- autograd ------------------------------------------------------------------------------------
+
+# Both Functions take a Layer first, and then flat tensors, because autograd sees no others:
+# lengths, batch_sizes, resets, x, *states, *weights are the "inputs"; y, *steps, and what the
+# kernel saved are the "outputs".
+_FIXED = 4  # lengths, batch_sizes, resets, x
+
+
+def _inputs(layer: Layer, tensors: Sequence[Any]) -> tuple:
+    """The flat inputs as the op takes them: cell, x, states, weights, and so on."""
+    lengths, batch_sizes, resets, x, *rest = tensors
+    states, weights = rest[: layer.states], rest[layer.states :]
+    flags = (layer.bidirectional, layer.batch_first)
+    return (layer.cell, x, states, weights, lengths, batch_sizes, resets, *flags)
+
+
+class _Scan(Function):
+    """fastrnn::scan with its gradient, in the form that functorch and Dynamo both accept."""
+
+    @staticmethod
+    def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(_scan(*_inputs(layer, inputs), True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.layer, *tensors = inputs
+        ctx.outputs = len(output)
+        states = CELLS[ctx.layer.cell].states
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[2 * states :])
+        ctx.save_for_backward(*tensors, output[0], *output[1 + states :])
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        layer, needs = ctx.layer, ctx.needs_input_grad[1 + _FIXED :]
+        groups = (
+            ctx.needs_input_grad[_FIXED],
+            any(needs[: layer.states]),
+            any(needs[layer.states :]),
+        )
+        # Recorded only where a derivative of the derivative may follow.
+        if torch.compiler.is_compiling():
+            run = _ScanBackward.apply if torch.is_grad_enabled() else _ScanBackward.forward
+        elif torch.is_grad_enabled() or _transformed():
+            run = _ScanBackwardWithTangents.apply
+        else:
+            run = _ScanBackward.forward
+        grads = grads[: 2 * CELLS[layer.cell].states]
+        found = iter(run(layer, groups, len(needs), *grads, *ctx.saved_tensors))
+        grad_x = next(found) if groups[0] else None
+        given = [groups[1]] * layer.states + [groups[2]] * (len(needs) - layer.states)
+        return (None, None, None, None, grad_x, *(next(found) if g else None for g in given))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        return _loop(_ScanWithTangents.apply, info.batch_size, in_dims, args)
+
+
+# Function.apply binds the arguments by inspect.signature first, which costs as much as the rest of
+# the call; this is what it calls then.
+_apply_untransformed = super(Function, _Scan).apply
+
+
+class _ScanWithTangents(_Scan):
+    """With forward-mode AD. Apart, because Dynamo refuses a Function that has jvp."""
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        function = _reference_of(ctx.layer, inputs, [t is not None for t in tangents])
+        primals = [p for p, t in zip(inputs, tangents, strict=True) if t is not None]
+        given = [t for t in tangents if t is not None]
+        out = _tangents(function, primals, given)
+        return (*out, *[None] * (ctx.outputs - len(out)))
+
+
+class _ScanBackward(Function):
+    """fastrnn::scan_backward, whose own gradient is that of the reference's."""
+
+    @staticmethod
+    def forward(
+        layer: Layer, needs: tuple[bool, bool, bool], given: int, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        states = CELLS[layer.cell].states
+        grads, inputs = tensors[: 2 * states], tensors[2 * states :]
+        inputs, outputs = inputs[: _FIXED + given], inputs[_FIXED + given :]
+        return tuple(_scan_backward(grads, *_inputs(layer, inputs), outputs, *needs))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.layer, ctx.needs, ctx.given, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        function, variable = _reference_backward(ctx.layer, ctx.needs, ctx.given, tensors)
+        out, pull = torch.func.vjp(function, *(t for t, v in zip(tensors, variable) if v))
+        found = iter(
+            pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(out, grad_grads)))
+        )
+        return (None, None, None, *(next(found) if v else None for v in variable))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        return _loop(_ScanBackwardWithTangents.apply, info.batch_size, in_dims, args)
+
+
+class _ScanBackwardWithTangents(_ScanBackward):
+    """With forward-mode AD."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        tensors, tangents = ctx.saved_tensors, tangents[3:]
+        function, variable = _reference_backward(ctx.layer, ctx.needs, ctx.given, tensors)
+        primals = [t for t, v in zip(tensors, variable, strict=True) if v]
+        given = [t for t, v in zip(tangents, variable, strict=True) if v]
+        filled = [torch.zeros_like(p) if t is None else t for p, t in zip(primals, given)]
+        return _tangents(function, primals, filled)
+
+
+def _tangents(
+    function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor], given: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """J t by two reverse passes: the derivative by u of (J^T u) . t.
+
+    torch.func.jvp would do, but not within another level of forward-mode AD.
+    """
+    out, pull = torch.func.vjp(function, *primals)
+    _, push = torch.func.vjp(pull, tuple(map(torch.zeros_like, out)))
+    return push(tuple(given))[0]
+
+
+def _reference_of(
+    layer: Layer, inputs: Sequence[Tensor | None], variable: Sequence[bool]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """The reference as a function of the inputs that are variable.
+
+    It returns what has a gradient: y, the last states, and the other states of every step.
+    """
+
+    def function(*variables: Tensor) -> tuple[Tensor, ...]:
+        given = iter(variables)
+        mixed = [next(given) if v else t for t, v in zip(inputs, variable, strict=True)]
+        y, last, steps = reference.scan(*_inputs(layer, mixed))
+        compute = torch.float64 if y.dtype == torch.float64 else torch.float32
+        return (y, *last, *(s.to(compute) for s in steps))
+
+    return function
+
+
+def _reference_backward(
+    layer: Layer, needs: tuple[bool, bool, bool], given: int, tensors: Sequence[Tensor | None]
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[bool]]:
+    """scan_backward by the reference, as a function of those of _ScanBackward's tensors that are
+    variable, and which these are: the gradients that are given, x, states, and weights."""
+    count = 2 * CELLS[layer.cell].states
+    end = count + _FIXED + given
+    known = [g is not None for g in tensors[:count]]
+    inputs = tensors[count:end]
+    differentiable = [False] * (_FIXED - 1) + [True] * (1 + given)
+    function = _reference_of(layer, inputs, differentiable)
+    groups = [0] + [1] * layer.states + [2] * (given - layer.states)
+
+    def backward(*variables: Tensor) -> tuple[Tensor, ...]:
+        grads, variables = iter(variables[: sum(known)]), variables[sum(known) :]
+        out, pull = torch.func.vjp(function, *variables)
+        filled = (next(grads) if k else torch.zeros_like(o) for o, k in zip(out, known))
+        found = zip(groups, pull(tuple(filled)), strict=True)
+        return tuple(grad for group, grad in found if needs[group])
+
+    return backward, known + differentiable + [False] * (len(tensors) - end)
+
+
+def _loop(
+    function: Callable[..., tuple[Tensor, ...]], size: int, in_dims: tuple, args: Sequence[Any]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """vmap, one element of the batch after the other: each is a batch of rows in itself."""
+
+    def element(i: int) -> tuple[Tensor, ...]:
+        return function(
+            *(
+                arg.select(dim, i) if isinstance(arg, Tensor) and dim is not None else arg
+                for arg, dim in zip(args, in_dims, strict=True)
+            )
+        )
+
+    out = tuple(map(torch.stack, zip(*map(element, range(size)), strict=True)))
+    return out, (0,) * len(out)
+
+
+# ---- shapes, for the compiler and the meta device ------------------------------------------------
+
+
+@torch.library.register_fake("fastrnn::scan")
+def _(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    resets: Tensor | None,
+    bidirectional: bool,
+    batch_first: bool,
+    save: bool,
+) -> list[Tensor]:
+    info = CELLS[cell]
+    directions = 2 if bidirectional else 1
+    count = len(weights) // directions
+    hidden_size = weights[1].shape[0] // info.gates
+    output_size = weights[1].shape[1]
+    leading, features = x.shape[:-1], x.shape[-1]
+    sizes = [output_size] + [hidden_size] * (info.states - 1)
+    if batch_sizes is None and x.dim() == 2:
+        last = [x.new_empty(x.shape[0], size) for size in sizes]
+    else:
+        if batch_sizes is None:
+            batch = x.shape[0 if batch_first else 1]
+        elif states:
+            batch = states[0].shape[1]
+        else:
+            batch = torch.library.get_ctx().new_dynamic_size()
+        last = [x.new_empty(directions, batch, size) for size in sizes]
+    out = [x.new_empty(*leading, directions * output_size), *last]
+    if save:
+        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+        rows = x.numel() // features
+        for size in sizes[1:]:
+            out.append(x.new_empty(*leading, directions * size, dtype=compute))
+        out.append(x.new_empty(rows, directions, info.saved * hidden_size))
+        if count % 2:
+            out.append(x.new_empty(rows, directions, hidden_size))
+    return out
+
+
+@torch.library.register_fake("fastrnn::scan_backward")
+def _(
+    grads: Sequence[Tensor | None],
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    resets: Tensor | None,
+    bidirectional: bool,
+    batch_first: bool,
+    outputs: Sequence[Tensor],
+    needs_x: bool,
+    needs_states: bool,
+    needs_weights: bool,
+) -> list[Tensor]:
+    wanted = [x] * needs_x + [*states] * needs_states + [*weights] * needs_weights
+    return [t.new_empty(t.shape) for t in wanted]
