@@ -13,6 +13,8 @@ from .ops import Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
+DEVICES = ("cpu", "meta")
+
 
 def layer(
     cell: str,
@@ -31,19 +33,17 @@ def layer(
 
     Under autocast, x, the states and the weights are cast to its dtype. With all_states, the
     output's steps hold the states but h of every step even where autograd does not record.
+
+    Raises:
+        RuntimeError: the device has no kernels, or a shape, type or device does not fit.
     """
-    device = x.device.type
-    if device not in _DEVICES:
+    if not x.is_cpu and x.device.type not in DEVICES:
         raise RuntimeError(
             f"fastrnn has no kernels for the device {x.device} in this build; it has them for "
-            f"{', '.join(_DEVICES)}"
+            f"{', '.join(DEVICES)}"
         )
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        if x.dtype != torch.float64:
-            x = x.to(dtype)
-            states = [s.to(dtype) for s in states]
-            weights = [w.to(dtype) for w in weights]
+    if torch._C._is_any_autocast_enabled():
+        x, states, weights = _autocast(x, states, weights)
     return ops.scan(
         cell,
         x,
@@ -58,7 +58,14 @@ def layer(
     )
 
 
-_DEVICES = ("cpu", "meta")
+def _autocast(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+    """All in autocast's dtype where it is on for x's device; float64 is left alone, as in torch."""
+    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+        return x, states, weights
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return x.to(dtype), [s.to(dtype) for s in states], [w.to(dtype) for w in weights]
 
 
 def stack(

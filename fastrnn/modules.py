@@ -28,28 +28,12 @@ def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
-def _check_dtype(x: Tensor, states: Iterable[Tensor], weight: Tensor) -> None:
+def _check_dtype(x: Tensor, weight: Tensor) -> None:
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise ValueError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
         )
-    if x.device != weight.device:
-        raise RuntimeError(
-            "Input and parameter tensors are not at the same device, found input tensor at "
-            f"{x.device} and parameter tensor at {weight.device}"
-        )
-    for s in states:
-        if s.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise RuntimeError(
-                "Input and hidden tensors are not the same dtype, found input tensor with "
-                f"{x.dtype} and hidden tensor with {s.dtype}"
-            )
-        if s.device != x.device:
-            raise RuntimeError(
-                "Input and hidden tensors are not at the same device, found input tensor at "
-                f"{x.device} and hidden tensor at {s.device}"
-            )
 
 
 class _Layers(nn.RNNBase):
@@ -79,7 +63,7 @@ class _Layers(nn.RNNBase):
             input if isinstance(input, PackedSequence) else (input, None, None, None)
         )
         states = self._checked(x, hx, batch_sizes)
-        _check_dtype(x, states, flat[0])
+        _check_dtype(x, flat[0])
         unbatched = batch_sizes is None and x.dim() == 2
         if unbatched:
             x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
@@ -208,7 +192,7 @@ def _cell_step(
         )
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     weights = _named_weights(module, names if module.bias else names[:2])
-    _check_dtype(input, states, weights[0])
+    _check_dtype(input, weights[0])
     unbatched = input.dim() == 1
     if unbatched:
         input, states = input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states)

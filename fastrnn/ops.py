@@ -91,13 +91,12 @@ def scan(
     Raises:
         RuntimeError: a shape, type or device does not fit; the message names the argument.
     """
-    compiling, transformed = torch.compiler.is_compiling(), _transformed()
-    if compiling or transformed or _needs_grad(x, states, weights):
+    if _needs_grad(x, states, weights) or _transformed():
         layer = Layer(cell, bidirectional, batch_first, len(states))
         args = (layer, lengths, batch_sizes, resets, x, *states, *weights)
-        if compiling:
+        if torch.compiler.is_compiling():
             out = _Scan.apply(*args)
-        elif transformed:
+        elif _transformed():
             out = _ScanWithTangents.apply(*args)
         else:
             out = _apply_untransformed(*args)
@@ -108,17 +107,23 @@ def scan(
     return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
 
 
-def _needs_grad(x: Tensor, *groups: Sequence[Tensor]) -> bool:
+def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
     if not torch.is_grad_enabled():
         return False
-    return x.requires_grad or any(t.requires_grad for group in groups for t in group)
+    if x.requires_grad:
+        return True
+    for t in weights:
+        if t.requires_grad:
+            return True
+    for t in states:  # noqa: SIM110  (any() over a generator takes three times as long)
+        if t.requires_grad:
+            return True
+    return False
 
 
 def _transformed() -> bool:
     """Whether functorch or forward-mode AD is at work."""
-    return (
-        forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 # ---- autograd ------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // The product kernels: C = A B + init in tiles that stay in registers, and the packing of their
-// operands. Every element of C is one sum in the order of k, whatever the tile, so that no result
+// operands. Every element of C is summed in one order, whatever the tile, so that no result
 // depends on how rows and columns are shared out.
 #pragma once
 
@@ -100,6 +100,10 @@ int panel_vectors(int gates, int64_t rows, int64_t columns) {
   return tall;
 }
 
+// The depth that a tile sums up at a time: the rounding error of a sum grows with the square root
+// of its length, and less so if it is summed in blocks.
+inline constexpr int64_t kDepthBlock = 256;
+
 // c[rows][vectors] = a b + init; init may be c.
 template <class Arch, class T>
 void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* b,
@@ -107,9 +111,15 @@ void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T
               int64_t c_stride) {
   for (int64_t row = 0, height; row < rows; row += height) {
     height = even_height(rows - row, tile_rows<Arch>(vectors));
-    select_tile<Arch, T, RowLayout::kStrided>(int(height), vectors)(
-        depth, a + row * a_stride, a_stride, b, b_stride, init + row * init_stride, init_stride,
-        c + row * c_stride, c_stride);
+    const auto run = select_tile<Arch, T, RowLayout::kStrided>(int(height), vectors);
+    const T* from = init + row * init_stride;
+    T* to = c + row * c_stride;
+    int64_t k = 0, from_stride = init_stride;
+    do {
+      run(std::min(kDepthBlock, depth - k), a + row * a_stride + k, a_stride, b + k * b_stride,
+          b_stride, from, from_stride, to, c_stride);
+      from = to, from_stride = c_stride, k += kDepthBlock;
+    } while (k < depth);
   }
 }
 

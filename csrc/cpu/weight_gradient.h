@@ -34,12 +34,15 @@ class WeightGradient {
   void run() {
     std::vector<int64_t> first{0};
     double flops = 0;
+    int64_t m = 0, n = 0;  // of the largest block
     for (const auto& job : jobs_) {
+      m = std::max(m, round_up(std::min(kBlockM, job.m), kRows));
+      n = std::max(n, round_up(std::min(kBlockN, job.n), kColumns));
       first.push_back(first.back() + blocks(job.m, kBlockM) * blocks(job.n, kBlockN));
       flops += 2. * (job.rows + 4) * job.m * job.n;
     }
     pool_.for_ranges(first.back(), flops, [&](int64_t begin, int64_t end) {
-      Scratch scratch;
+      const Scratch scratch(std::min(kBlockK, jobs_[0].rows), m, n);
       for (size_t i = 0; i < jobs_.size(); ++i) {
         for (int64_t at = std::max(begin, first[i]); at < std::min(end, first[i + 1]); ++at) {
           const int64_t across = blocks(jobs_[i].n, kBlockN);
@@ -63,19 +66,22 @@ class WeightGradient {
 
   static int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block; }
 
+  static int64_t round_up(int64_t size, int64_t unit) { return blocks(size, unit) * unit; }
+
   struct Scratch {
-    Buffer<C> sum{kBlockM * kBlockN};
-    Buffer<C> a{kBlockM * kBlockK + W};  // [tile][k][kRows]
-    Buffer<C> b{kBlockK * kColumns};
-    Buffer<C> bias{kBlockM + W};
+    Scratch(int64_t depth, int64_t m, int64_t n)
+        : sum(m * n), a(m * depth + W), b(depth * kColumns), zeros(kColumns), bias(m) {
+      std::fill_n(zeros.get(), kColumns, C(0));
+    }
+    Buffer<C> sum, a, b, zeros;  // a: [tile][k][kRows]
+    Buffer<double> bias;         // plain sums over all rows: in float32 their error would show
   };
 
   void block(const OuterProducts<T>& job, int64_t m0, int64_t n0, const Scratch& scratch) const {
     const int64_t m = std::min(kBlockM, job.m - m0), n = std::min(kBlockN, job.n - n0);
-    const int64_t stride = blocks(n, kColumns) * kColumns;
+    const int64_t stride = round_up(n, kColumns);
     const bool bias = job.bias && n0 == 0;
-    std::fill_n(scratch.sum.get(), blocks(m, kRows) * kRows * stride, C(0));
-    std::fill_n(scratch.bias.get(), kBlockM + W, C(0));
+    if (bias) std::fill_n(scratch.bias.get(), round_up(m, kRows), 0.);
     for (int64_t k0 = 0; k0 < job.rows; k0 += kBlockK) {
       const int64_t depth = std::min(kBlockK, job.rows - k0);
       for (int64_t i = 0; i < m; i += kRows) {
@@ -88,9 +94,9 @@ class WeightGradient {
                            kColumns);
         for (int64_t i = 0; i < m; i += kRows) {
           C* c = scratch.sum.get() + i * stride + j;
-          tile<Arch, C, kRows, kVectors, RowLayout::kPacked>(depth, scratch.a.get() + i * depth, 0,
-                                                             scratch.b.get(), kColumns, c, stride,
-                                                             c, stride);
+          tile<Arch, C, kRows, kVectors, RowLayout::kPacked>(
+              depth, scratch.a.get() + i * depth, 0, scratch.b.get(), kColumns,
+              k0 ? c : scratch.zeros.get(), k0 ? stride : 0, c, stride);
         }
       }
     }
@@ -101,7 +107,10 @@ class WeightGradient {
       }
     }
     for (int64_t i = 0; bias && i < m; i += W) {
-      store(job.bias + m0 + i, load<V>(scratch.bias.get() + i), int(std::min<int64_t>(W, m - i)));
+      C part[W] = {};
+      for (int64_t j = 0; j < std::min<int64_t>(W, m - i); ++j)
+        part[j] = C(scratch.bias.get()[i + j]);
+      store(job.bias + m0 + i, load<V>(part), int(std::min<int64_t>(W, m - i)));
     }
   }
 
@@ -118,8 +127,8 @@ class WeightGradient {
     }
   }
 
-  static void add_rows(const C* a, int64_t depth, C* bias) {
-    C sum[kRows] = {};
+  static void add_rows(const C* a, int64_t depth, double* bias) {
+    double sum[kRows] = {};
     for (int64_t k = 0; k < depth; ++k, a += kRows) {
       for (int i = 0; i < kRows; ++i) sum[i] += a[i];
     }
