@@ -147,7 +147,9 @@ def assert_as_accurate_as_torch(case: Case) -> None:
         names = [name for worse in draws for name in worse]
         worse = {name: f"{names.count(name)} of 7 draws" for name in names if names.count(name) > 3}
     else:
-        worse = less_accurate_than_torch(case, range(max(1, 100 // (case.T * case.B * case.H))))
+        worse = less_accurate_than_torch(
+            case, range(min(30, 1 + 400 // (case.T * case.B * case.H)))
+        )
     assert not worse, f"{case}: {worse}"
 
 

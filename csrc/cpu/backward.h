@@ -75,15 +75,14 @@ class Backward {
     state_stride_ = padded(p_.hidden_size);
     dx_ = Buffer<C>(directions * running * gate_stride_);
     dr_ = Buffer<C>(kernels_.additive ? 0 : directions * running * gate_stride_);
-    operand_ = Buffer<C>(directions * 2 * batch * gate_stride_);
     carry_ = Buffer<C>(directions * (kernels_.states + 1) * batch * state_stride_);
     initial_ = Buffer<C>(directions * (kernels_.states - 1) * batch * state_stride_);
     grad_h_ = Buffer<C>(projected() ? directions * running * state_stride_ : 0);
-    tile_ = Buffer<C>(count_slices(p_, plan_) * tile_size());
+    product_stride_ = (std::max(direction_[0].hh.columns(), direction_[0].hr.columns()) + 1) * W;
+    product_ = Buffer<C>(count_slices(p_, plan_) * rows_ * product_stride_);
     row_ = Buffer<BackwardRow<T>>(count_slices(p_, plan_) * rows_);
+    prefer_huge_pages(p_.grad_x.data, running * p_.input_size * sizeof(T));
   }
-
-  static constexpr int64_t tile_size() { return kMaxTileRows * kMaxTileVectors * W; }
 
   void pack() {
     PlainWeights<Arch, T>* all[6];
@@ -107,9 +106,10 @@ class Backward {
     return slice.part((p_.output_size + W - 1) / W, direction_[0].hh.vectors());
   }
 
-  C* operand(const Slice& slice, int64_t i, int64_t m) const {
-    const int64_t index = slice.direction * 2 + i % 2;
-    return operand_.get() + (index * s_.batch + slice.row + m) * gate_stride_;
+  // d(loss)/dr of the slice's rows at step i, which the product of the step before reads.
+  const C* gates(const Slice& slice, int64_t i) const {
+    const Buffer<C>& all = kernels_.additive ? dx_ : dr_;
+    return all.get() + row_of(slice.direction, slice.running(slice.time(i), 0)) * gate_stride_;
   }
   // Of state k; of state `states`: zeros, which stand in for h below a projection.
   C* carry(const Slice& slice, int k, int64_t m) const {
@@ -123,14 +123,16 @@ class Backward {
   int64_t row_of(int64_t direction, int64_t running) const {
     return direction * s_.rows() + running;
   }
-  C* tile(const Slice& slice) const { return tile_.get() + slice.index * tile_size(); }
+  C* product(const Slice& slice) const {
+    return product_.get() + slice.index * rows_ * product_stride_;
+  }
 
   void run_slice(const Slice& slice, Member& member) const {
     start(slice);
     member.wait();
-    int64_t before = 0;  // rows whose operand is set
-    for (int64_t i = s_.steps - 1; i >= 0; --i) before = step(slice, member, i, before);
-    if (p_.grad_initial[0].data) finish(slice, before);
+    int64_t after = 0;  // rows that ran in the step that came after in time
+    for (int64_t i = s_.steps - 1; i >= 0; --i) after = step(slice, member, i, after);
+    if (p_.grad_initial[0].data) finish(slice, after);
   }
 
   void start(const Slice& slice) const {
@@ -152,21 +154,19 @@ class Backward {
     }
   }
 
-  // `before`: the rows that ran in the step that came after this one in time. Returns those of
-  // this.
-  int64_t step(const Slice& slice, Member& member, int64_t i, int64_t before) const {
-    const int64_t t = slice.time(i), active = slice.active(t), rows = std::max(active, before);
-    BackwardRow<T>* row = row_.get() + slice.index * rows_;
-    for (int64_t m = 0; m < rows; ++m) row[m] = make_row(slice, i, t, m, m < active);
+  // `after`: how many rows ran in step i + 1. Returns how many did in this one.
+  int64_t step(const Slice& slice, Member& member, int64_t i, int64_t after) const {
+    const int64_t t = slice.time(i), active = slice.active(t);
     if (projected()) {
-      output_gradients(slice, i, t, active, before);
+      output_gradients(slice, i, active, after);
       member.wait();
-      const C* dh = grad_h(slice.direction, slice.running(t, 0));
-      cells(slice, direction_[slice.direction].hr, dh, state_stride_, active, row, 0, active);
-      cells(slice, direction_[slice.direction].hr, nullptr, 0, 0, row, active, rows);
+      make_rows(slice, i, active, active);
+      cells(slice, direction_[slice.direction].hr, grad_h(slice.direction, slice.running(t, 0)),
+            state_stride_, active, active);
     } else {
-      const C* gates = operand(slice, i + 1, 0);
-      cells(slice, direction_[slice.direction].hh, gates, gate_stride_, before, row, 0, rows);
+      make_rows(slice, i, active, after);
+      cells(slice, direction_[slice.direction].hh, gates(slice, i + 1), gate_stride_, after,
+            std::max(active, after));
     }
     member.wait();
     return active;
@@ -176,58 +176,48 @@ class Backward {
     return grad_h_.get() + row_of(direction, running) * state_stride_;
   }
 
-  // The cell's backward on rows [begin, end) and the slice's units; the first `multiplied` rows of
-  // `a` times `weights` come on top of d(loss)/dh.
+  // The cell's backward on the slice's units of `rows` rows; the first `multiplied` rows of a times
+  // `weights` come on top of d(loss)/dh.
   void cells(const Slice& slice, const PlainWeights<Arch, T>& weights, const C* a, int64_t a_stride,
-             int64_t multiplied, const BackwardRow<T>* row, int64_t begin, int64_t end) const {
+             int64_t multiplied, int64_t rows) const {
     const Range own = units(slice);
-    const int64_t vectors = weights.vectors(), stride = vectors * W;
-    const int64_t max_height = tile_rows<Arch>(int(vectors));
-    for (int64_t column = own.begin; column < own.end; column += vectors) {
-      for (int64_t m = begin, height; m < end; m += height) {
-        const bool product = m < multiplied;
-        height = even_height((product ? multiplied : end) - m, max_height);
-        if (product) {
-          weights.multiply(height, a + m * a_stride, a_stride, column, nullptr, 0, tile(slice),
-                           stride);
-        }
-        kernels_.backward(row + m, int(height), product ? tile(slice) : nullptr, stride, column * W,
-                          int(vectors), p_.hidden_size);
+    const BackwardRow<T>* row = row_.get() + slice.index * rows_;
+    if (multiplied) {
+      weights.multiply(multiplied, a, a_stride, own.begin, own.end, nullptr, 0, product(slice),
+                       product_stride_);
+    }
+    const int blocks = int(own.end - own.begin);
+    kernels_.backward(row, int(multiplied), product(slice), product_stride_, own.begin * W, blocks,
+                      p_.hidden_size);
+    kernels_.backward(row + multiplied, int(rows - multiplied), nullptr, 0, own.begin * W, blocks,
+                      p_.hidden_size);
+  }
+
+  // Of projected cells: d(loss)/dh of a step, for the slice's own outputs.
+  void output_gradients(const Slice& slice, int64_t i, int64_t active, int64_t after) const {
+    const Range own = outputs(slice);
+    if (after) {
+      direction_[slice.direction].hh.multiply(after, gates(slice, i + 1), gate_stride_, own.begin,
+                                              own.end, nullptr, 0, product(slice), product_stride_);
+    }
+    const int64_t t = slice.time(i);
+    for (int64_t m = 0; m < std::max(active, after); ++m) {
+      const bool runs = m < active, flows = m < after && !resets_after(slice, i, m);
+      const C* from = product(slice) + m * product_stride_;
+      const T* grad_y = runs ? grad_y_of(slice, t, m) : nullptr;
+      for (int64_t j = own.begin * W; j < std::min(own.end * W, p_.output_size);
+           j += W, from += W) {
+        V sum = load<V>(carry(slice, 0, m) + j);
+        if (flows) sum = sum + load<V>(from);
+        sum = sum + load_or_zero<V>(grad_y, j, int(std::min<int64_t>(W, p_.output_size - j)));
+        if (runs) store(grad_h(slice.direction, slice.running(t, m)) + j, sum);
+        store(carry(slice, 0, m) + j, runs ? V(C(0)) : sum);
       }
     }
   }
 
-  // Of projected cells: d(loss)/dh of a step, for the slice's own outputs.
-  void output_gradients(const Slice& slice, int64_t i, int64_t t, int64_t active,
-                        int64_t before) const {
-    const PlainWeights<Arch, T>& hh = direction_[slice.direction].hh;
-    const Range own = outputs(slice);
-    const int64_t stride = hh.vectors() * W;
-    const int64_t max_height = tile_rows<Arch>(hh.vectors());
-    for (int64_t column = own.begin; column < own.end; column += hh.vectors()) {
-      for (int64_t m = 0, height; m < std::max(active, before); m += height) {
-        const bool product = m < before;
-        height = even_height((product ? before : active) - m, max_height);
-        if (product) {
-          hh.multiply(height, operand(slice, i + 1, m), gate_stride_, column, nullptr, 0,
-                      tile(slice), stride);
-        }
-        for (int64_t r = m; r < m + height; ++r) {
-          const bool runs = r < active;
-          const C* from = product ? tile(slice) + (r - m) * stride : nullptr;
-          const T* grad_y = runs ? grad_y_of(slice, t, r) : nullptr;
-          for (int64_t j = column * W, v = 0; v < hh.vectors(); ++v, j += W) {
-            if (j >= p_.output_size) break;
-            const int n = int(std::min<int64_t>(W, p_.output_size - j));
-            V sum = load<V>(carry(slice, 0, r) + j);
-            if (from) sum = sum + load<V>(from + v * W);
-            sum = sum + load_or_zero<V>(grad_y, j, n);
-            if (runs) store(grad_h(slice.direction, slice.running(t, r)) + j, sum);
-            store(carry(slice, 0, r) + j, runs ? V(C(0)) : sum);
-          }
-        }
-      }
-    }
+  bool resets_after(const Slice& slice, int64_t i, int64_t m) const {
+    return slice.resets(slice.time(i + 1), m);
   }
 
   const T* grad_y_of(const Slice& slice, int64_t t, int64_t m) const {
@@ -235,15 +225,21 @@ class Backward {
     return slice.at<T>(p_.grad_y, t, m) + slice.direction * p_.output_size;
   }
 
-  BackwardRow<T> make_row(const Slice& slice, int64_t i, int64_t t, int64_t m, bool runs) const {
-    const int64_t d = slice.direction;
-    BackwardRow<T> row{};
-    for (int k = 0; k < kernels_.states; ++k) {
-      row.carry[k] = carry(slice, k == 0 && projected() ? kernels_.states : k, m);
+  // Of the `active` rows that run at step i, and of the `after` rows that ran in the one after it.
+  void make_rows(const Slice& slice, int64_t i, int64_t active, int64_t after) const {
+    BackwardRow<T>* row = row_.get() + slice.index * rows_;
+    for (int64_t m = 0; m < std::max(active, after); ++m) {
+      row[m] = m < active ? make_row(slice, slice.time(i), m) : BackwardRow<T>{};
+      row[m].reset_after = m < after && resets_after(slice, i, m);
+      for (int k = 0; k < kernels_.states; ++k) {
+        row[m].carry[k] = carry(slice, k == 0 && projected() ? kernels_.states : k, m);
+      }
     }
-    row.operand = operand(slice, i, m);
-    row.runs = runs;
-    if (!runs) return row;
+  }
+
+  BackwardRow<T> make_row(const Slice& slice, int64_t t, int64_t m) const {
+    const int64_t d = slice.direction;
+    BackwardRow<T> row{.runs = true};
     const int64_t running = slice.running(t, m), saved = running * p_.directions + d;
     const bool first = t == slice.first_time(m);
     row.reset = slice.resets(t, m);
@@ -281,15 +277,13 @@ class Backward {
     return p_.initial[0].data ? slice.at<T>(p_.initial[0], m) : nullptr;
   }
 
-  // The gradients of the initial states, once the first step's operand has been handed on.
-  void finish(const Slice& slice, int64_t before) const {
+  // The gradients of the initial states; `after` rows ran in the first step.
+  void finish(const Slice& slice, int64_t after) const {
     if (projected()) {
-      output_gradients(slice, -1, 0, 0, before);
+      output_gradients(slice, -1, 0, after);
     } else {
-      BackwardRow<T>* row = row_.get() + slice.index * rows_;
-      for (int64_t m = 0; m < before; ++m) row[m] = make_row(slice, 1, 0, m, false);
-      cells(slice, direction_[slice.direction].hh, operand(slice, 0, 0), gate_stride_, before, row,
-            0, before);
+      make_rows(slice, -1, 0, after);
+      cells(slice, direction_[slice.direction].hh, gates(slice, 0), gate_stride_, after, after);
     }
     for (int k = 0; k < kernels_.states; ++k) {
       const bool outputs = k == 0 && projected();
@@ -358,13 +352,12 @@ class Backward {
   Plan plan_;
   Direction direction_[2];
   int64_t rows_ = 0;  // of the largest row group
-  int64_t gate_stride_ = 0, state_stride_ = 0;
+  int64_t gate_stride_ = 0, state_stride_ = 0, product_stride_ = 0;
   Buffer<C> dx_, dr_;  // [D][rows that run]
-  Buffer<C> operand_;  // [D][2][B], of this step and of the one before
   Buffer<C> carry_;    // [D][states + 1][B]
   Buffer<C> initial_;  // [D][states - 1][B]
   Buffer<C> grad_h_;   // [D][rows that run]: d(loss)/dh above a projection
-  Buffer<C> tile_;
+  Buffer<C> product_;
   Buffer<BackwardRow<T>> row_;
 };
 

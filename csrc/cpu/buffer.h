@@ -1,5 +1,7 @@
-// Uninitialised memory for kernels, aligned to a cache line.
+// Uninitialised memory for kernels.
 #pragma once
+
+#include <sys/mman.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -8,12 +10,26 @@
 
 namespace fastrnn::cpu {
 
+// Asks for huge pages where a block is large enough to have some: its first use then costs one page
+// fault per 2 MB instead of 512, which were 7% of a training step on 50 MB.
+inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kHuge = uintptr_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
+  if (data && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// Aligned to a cache line.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t size)
-      : data_(size > 0 ? static_cast<T*>(operator new(size * sizeof(T), kAlign)) : nullptr) {}
+      : data_(size > 0 ? static_cast<T*>(operator new(size * sizeof(T), kAlign)) : nullptr) {
+    prefer_huge_pages(data_.get(), size * sizeof(T));
+  }
 
   T* get() const { return data_.get(); }
 

@@ -40,11 +40,11 @@ struct BackwardRow {
   const C* before[kMaxStates];  // states 1 and on; null: 0
   const C* after[kMaxStates];
   const T* saved;
-  C* dx;       // [gates][hidden_size]
-  C* dr;       // the same; null where the cell is additive
-  C* operand;  // dr or dx again, as the next product reads it
-  bool reset;  // this step started from zeros: nothing flows further back
-  bool runs;   // false: the row is over; its gradient is handed through
+  C* dx;             // [gates][hidden_size]
+  C* dr;             // the same; null where the cell is additive
+  bool runs;         // false: not at this step; the gradient of its state is handed through
+  bool reset;        // this step started from zeros: nothing flows further back
+  bool reset_after;  // the step after it did: its product is not for this row
 };
 
 template <class T>
@@ -142,11 +142,11 @@ void backward_cell(const BackwardRow<T>* rows, int count, const Compute<T>* prod
       V s[Cell::kStates], s1[Cell::kStates], ds[Cell::kStates], dx[Cell::kGates], dr[Cell::kGates];
       Values<V, Cell::kSaved> z;
       ds[0] = load<V>(row.carry[0] + j);
-      if (product) ds[0] = ds[0] + load<V>(product + m * stride + block * W);
+      if (product && !row.reset_after) {
+        ds[0] = ds[0] + load<V>(product + m * stride + block * W);
+      }
       if (!row.runs) {
         store(row.carry[0] + j, ds[0]);
-#pragma GCC unroll 8
-        for (int g = 0; g < Cell::kGates; ++g) store(row.operand + g * hidden_size + j, V(C(0)), n);
         continue;
       }
       ds[0] = ds[0] + load_or_zero<V>(row.grad_y, j, n);
@@ -167,10 +167,8 @@ void backward_cell(const BackwardRow<T>* rows, int count, const Compute<T>* prod
       }
 #pragma GCC unroll 8
       for (int g = 0; g < Cell::kGates; ++g) {
-        const V flows = Cell::kAdditive ? dx[g] : dr[g];
         store(row.dx + g * hidden_size + j, dx[g], n);
         if (!Cell::kAdditive) store(row.dr + g * hidden_size + j, dr[g], n);
-        store(row.operand + g * hidden_size + j, row.reset ? V(C(0)) : flows, n);
       }
     }
   }

@@ -78,14 +78,18 @@ class Forward {
     state_stride_ = padded(p_.hidden_size);
     x_stride_ = padded(p_.input_size);
     gate_stride_ = padded((direction_[0].ih.columns() + share_) * W);
-    tile_size_ = kMaxTileRows * std::max<int64_t>(group_, direction_[0].hr.vectors()) * W;
+    product_size_ = rows_ * std::max<int64_t>(group_, direction_[0].hr.vectors()) * W;
     h_ = Buffer<C>(p_.directions * 2 * batch * h_stride_);
     carry_ = Buffer<C>(p_.directions * (kernels_.states - 1) * batch * state_stride_);
     hidden_ = Buffer<C>(projected() ? p_.directions * batch * state_stride_ : 0);
     gates_ = Buffer<C>(teams * chunk_rows * gate_stride_);
     x_ = Buffer<C>(slices * chunk_rows * x_stride_);
-    tile_ = Buffer<C>(slices * tile_size_);
+    product_ = Buffer<C>(slices * product_size_);
     row_ = Buffer<ForwardRow<T>>(slices * rows_);
+    const int64_t units = s_.rows() * p_.directions * p_.hidden_size;
+    prefer_huge_pages(p_.y.data, s_.rows() * p_.directions * p_.output_size * sizeof(T));
+    prefer_huge_pages(p_.saved, units * kernels_.saved * sizeof(T));
+    for (const Sequence& steps : p_.steps) prefer_huge_pages(steps.data, units * sizeof(C));
   }
 
   void pack() {
@@ -114,7 +118,7 @@ class Forward {
   C* gates(const Slice& slice) const {
     return gates_.get() + slice.team * rows_ * chunk_steps_ * gate_stride_;
   }
-  C* tile(const Slice& slice) const { return tile_.get() + slice.index * tile_size_; }
+  C* product(const Slice& slice) const { return product_.get() + slice.index * product_size_; }
   ForwardRow<T>* rows(const Slice& slice) const { return row_.get() + slice.index * rows_; }
 
   void run_slice(const Slice& slice, Member& member) const {
@@ -183,7 +187,7 @@ class Forward {
     const GateWeights<Arch, T>& hh = direction_[slice.direction].hh;
     const int64_t t = slice.time(i), active = slice.active(t);
     const bool from_zero = i == 0 && !p_.initial[0].data;
-    const int64_t max_height = tile_rows<Arch>(hh.vectors()), stride = group_ * W;
+    const int64_t stride = group_ * W;
     ForwardRow<T>* row = rows(slice);
     for (int64_t m = 0; m < active; ++m) {
       row[m] = make_row(slice, i, t, m);
@@ -191,12 +195,10 @@ class Forward {
     }
     const Range columns = slice.part(hh.columns(), share_);
     for (int64_t column = columns.begin; column < columns.end; column += group_) {
-      for (int64_t m = 0, height; m < active; m += height) {
-        height = even_height(active - m, max_height);
-        hh.multiply(height, row[m].h, h_stride_, from_zero, column, group_, tile(slice), stride);
-        kernels_.forward(row + m, int(height), tile(slice), stride, column / kernels_.gates * W,
-                         int(group_ / kernels_.gates), p_.hidden_size);
-      }
+      hh.multiply(active, h(slice, i, 0), h_stride_, from_zero, column, group_, product(slice),
+                  stride);
+      kernels_.forward(row, int(active), product(slice), stride, column / kernels_.gates * W,
+                       int(group_ / kernels_.gates), p_.hidden_size);
     }
     if (projected()) {
       member.wait();
@@ -230,21 +232,18 @@ class Forward {
   // h_t = W_hr hidden_t, for the slice's own outputs.
   void project_hidden(const Slice& slice, int64_t active) const {
     const GateWeights<Arch, T>& hr = direction_[slice.direction].hr;
-    const int64_t max_height = tile_rows<Arch>(hr.vectors()), stride = hr.vectors() * W;
+    const int64_t stride = hr.vectors() * W;
     const ForwardRow<T>* row = rows(slice);
     const Range columns = slice.part(hr.columns(), hr.vectors());
     for (int64_t column = columns.begin; column < columns.end; column += hr.vectors()) {
-      for (int64_t m = 0, height; m < active; m += height) {
-        height = even_height(active - m, max_height);
-        hr.multiply(height, row[m].hidden, state_stride_, false, column, hr.vectors(), tile(slice),
-                    stride);
-        for (int64_t i = 0; i < height; ++i) {
-          const C* out = tile(slice) + i * stride;
-          for (int64_t j = column * W; j < (column + hr.vectors()) * W; j += W, out += W) {
-            if (j >= p_.output_size) break;
-            const int n = int(std::min<int64_t>(W, p_.output_size - j));
-            store_h(row[m + i], j, rounded<T>(load<V>(out)), n);
-          }
+      hr.multiply(active, hidden(slice, 0), state_stride_, false, column, hr.vectors(),
+                  product(slice), stride);
+      for (int64_t m = 0; m < active; ++m) {
+        const C* out = product(slice) + m * stride;
+        for (int64_t j = column * W; j < (column + hr.vectors()) * W; j += W, out += W) {
+          if (j >= p_.output_size) break;
+          const int n = int(std::min<int64_t>(W, p_.output_size - j));
+          store_h(row[m], j, rounded<T>(load<V>(out)), n);
         }
       }
     }
@@ -260,11 +259,12 @@ class Forward {
   int64_t chunk_steps_ = 0;  // steps of one input projection
   int64_t group_ = 0;        // columns that one tile takes: whole units, whole panels
   int64_t share_ = 0;        // columns by which units are shared out: whole panels of W_ih, too
-  int64_t h_stride_ = 0, state_stride_ = 0, x_stride_ = 0, gate_stride_ = 0, tile_size_ = 0;
+  int64_t h_stride_ = 0, state_stride_ = 0, x_stride_ = 0, gate_stride_ = 0;
+  int64_t product_size_ = 0;
   Buffer<C> h_;       // [D][2][B], of this step and of the next
   Buffer<C> carry_;   // [D][states - 1][B]
   Buffer<C> hidden_;  // [D][B]
-  Buffer<C> gates_, x_, tile_;
+  Buffer<C> gates_, x_, product_;
   Buffer<ForwardRow<T>> row_;
 };
 

@@ -100,8 +100,8 @@ int panel_vectors(int gates, int64_t rows, int64_t columns) {
   return tall;
 }
 
-// The depth that a tile sums up at a time: the rounding error of a sum grows with the square root
-// of its length, and less so if it is summed in blocks.
+// The depth that a tile sums up at a time. Summing in blocks keeps the rounding error of long sums
+// small, and a block of a panel in the first-level cache while all row tiles use it.
 inline constexpr int64_t kDepthBlock = 256;
 
 // c[rows][vectors] = a b + init; init may be c.
@@ -109,18 +109,17 @@ template <class Arch, class T>
 void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* b,
               int64_t b_stride, int vectors, const T* init, int64_t init_stride, T* c,
               int64_t c_stride) {
-  for (int64_t row = 0, height; row < rows; row += height) {
-    height = even_height(rows - row, tile_rows<Arch>(vectors));
-    const auto run = select_tile<Arch, T, RowLayout::kStrided>(int(height), vectors);
-    const T* from = init + row * init_stride;
-    T* to = c + row * c_stride;
-    int64_t k = 0, from_stride = init_stride;
-    do {
-      run(std::min(kDepthBlock, depth - k), a + row * a_stride + k, a_stride, b + k * b_stride,
-          b_stride, from, from_stride, to, c_stride);
-      from = to, from_stride = c_stride, k += kDepthBlock;
-    } while (k < depth);
-  }
+  int64_t k = 0;
+  do {
+    const int64_t block = std::min(kDepthBlock, depth - k);
+    for (int64_t row = 0, height; row < rows; row += height) {
+      height = even_height(rows - row, tile_rows<Arch>(vectors));
+      const auto run = select_tile<Arch, T, RowLayout::kStrided>(int(height), vectors);
+      run(block, a + row * a_stride + k, a_stride, b + k * b_stride, b_stride,
+          init + row * init_stride, init_stride, c + row * c_stride, c_stride);
+    }
+    init = c, init_stride = c_stride, k += kDepthBlock;
+  } while (k < depth);
 }
 
 // ---- panels: B packed for the tiles -------------------------------------------------------------

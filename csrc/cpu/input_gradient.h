@@ -24,23 +24,21 @@ void input_gradient(int64_t directions, const PlainWeights<Arch, T>* const* weig
   const int64_t parts = std::clamp<int64_t>(pool.threads / std::max<int64_t>(blocks, 1), 1, panels);
   const double flops = 2. * rows * depth * units * directions;
   pool.for_ranges(blocks * parts, flops, [&](int64_t begin, int64_t end) {
-    Buffer<C> tile(kBlockRows * vectors * W);
-    const int64_t stride = vectors * W;
+    const int64_t stride = (panels + parts - 1) / parts * vectors * W + W;
+    Buffer<C> sum(kBlockRows * stride);
     for (int64_t at = begin; at < end; ++at) {
       const int64_t row = at / parts * kBlockRows, part = at % parts;
       const int64_t count = std::min(kBlockRows, rows - row);
-      for (int64_t i = panels * part / parts; i < panels * (part + 1) / parts; ++i) {
-        for (int64_t d = 0; d < directions; ++d) {
-          weights[d]->multiply(count, gates[d] + row * gate_stride, gate_stride, i * vectors,
-                               d ? tile.get() : nullptr, stride, tile.get(), stride);
-        }
-        for (int64_t m = 0; m < count; ++m) {
-          for (int v = 0; v < vectors; ++v) {
-            const int64_t j = (i * vectors + v) * W;
-            if (j >= units) break;
-            store(out[row + m] + j, load<V>(tile.get() + m * stride + v * W),
-                  int(std::min<int64_t>(W, units - j)));
-          }
+      const int64_t first = panels * part / parts * vectors;
+      const int64_t last = panels * (part + 1) / parts * vectors;
+      for (int64_t d = 0; d < directions; ++d) {
+        weights[d]->multiply(count, gates[d] + row * gate_stride, gate_stride, first, last,
+                             d ? sum.get() : nullptr, stride, sum.get(), stride);
+      }
+      for (int64_t m = 0; m < count; ++m) {
+        const C* from = sum.get() + m * stride;
+        for (int64_t j = first * W; j < std::min(last * W, units); j += W, from += W) {
+          store(out[row + m] + j, load<V>(from), int(std::min<int64_t>(W, units - j)));
         }
       }
     }

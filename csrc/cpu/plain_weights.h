@@ -49,23 +49,32 @@ class PlainWeights {
     }
   }
 
-  // c[rows][vectors()] = a W + init for the columns of the panel that begins at `column`; a null
-  // init is 0.
-  void multiply(int64_t rows, const C* a, int64_t a_stride, int64_t column, const C* init,
-                int64_t init_stride, C* c, int64_t c_stride) const {
-    if (!init) init = zeros_.get(), init_stride = 0;
-    if constexpr (std::is_same_v<T, C>) {
-      if (column < in_place_) {
-        return fastrnn::cpu::multiply<Arch>(rows, panels_.depth, a, a_stride, weight_ + column * W,
-                                            units_, panels_.vectors, init, init_stride, c,
-                                            c_stride);
+  // c[rows][columns] = a W + init for columns [begin, end), multiples of vectors(); c and init
+  // begin at column `begin`, and a null init is 0. Blocks of the depth go outside, so that a block
+  // of a stays in the second-level cache for all columns.
+  void multiply(int64_t rows, const C* a, int64_t a_stride, int64_t begin, int64_t end,
+                const C* init, int64_t init_stride, C* c, int64_t c_stride) const {
+    for (int64_t k = 0; k < panels_.depth; k += kDepthBlock) {
+      const int64_t depth = std::min(kDepthBlock, panels_.depth - k);
+      for (int64_t column = begin; column < end; column += panels_.vectors) {
+        const int64_t at = (column - begin) * W;
+        const C* from = k ? c + at : init ? init + at : zeros_.get();
+        const int64_t from_stride = k ? c_stride : init ? init_stride : 0;
+        const auto [b, b_stride] = panel(column);
+        fastrnn::cpu::multiply<Arch>(rows, depth, a + k, a_stride, b + k * b_stride, b_stride,
+                                     panels_.vectors, from, from_stride, c + at, c_stride);
       }
     }
-    fastrnn::cpu::multiply<Arch>(rows, panels_.depth, a, a_stride, panels_.at(column - in_place_),
-                                 panels_.stride(), panels_.vectors, init, init_stride, c, c_stride);
   }
 
  private:
+  std::pair<const C*, int64_t> panel(int64_t column) const {
+    if constexpr (std::is_same_v<T, C>) {
+      if (column < in_place_) return {weight_ + column * W, units_};
+    }
+    return {panels_.at(column - in_place_), panels_.stride()};
+  }
+
   const T* weight_ = nullptr;
   int64_t units_ = 0;
   int64_t in_place_ = 0;  // columns, in vectors, that are not packed
