@@ -185,7 +185,7 @@ FRNN_INLINE Vec<T, kBytes> tanh(Vec<T, kBytes> x) {
   V e = exp_reduced(where(V(C::kSaturated) < a, V(C::kSaturated), a) * V(-2), n);
   e = e * power_of_two<V>(n);
   V large = V(1) - (e + e) / (V(1) + e);
-  return where(a < V(kHalf), small, copysign(large, x));
+  return copysign(where(a < V(kHalf), small, large), x);  // of -0, too
 }
 
 // ---- loads and stores ---------------------------------------------------------------------------

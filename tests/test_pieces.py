@@ -1,0 +1,186 @@
+"""The engine's pieces by themselves, in a module that only these tests build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from cases import CELLS
+from torch.utils.cpp_extension import load
+
+from fastrnn import reference
+
+ROOT = Path(__file__).parent.parent
+WIDTHS = ("baseline", "avx2", "avx512")
+FUNCTIONS = ("exp", "sigmoid", "tanh")
+
+
+@pytest.fixture(scope="module")
+def pieces(pytestconfig: pytest.Config) -> ModuleType:
+    """The module, built at the first use and after changes; the compiler's cache is pytest's."""
+    flags = ["-std=c++20", "-O2", "-g0", "-w", f"-I{ROOT / 'csrc'}"]
+    if "avx2" in torch.ops.fastrnn.cpu_isas().split(": ")[1]:
+        flags += ["-mavx2", "-mfma"]
+    folder = pytestconfig.cache.mkdir("pieces")
+    # Ninja follows what the source includes, so a changed header is seen, too.
+    return load("pieces", [str(ROOT / "tests/pieces.cpp")], flags, build_directory=str(folder))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float32_functions_are_within_2_ulps(pieces: ModuleType, name: str, width: str) -> None:
+    # Every 1009th of all 2^32 bit patterns, both infinities and NaNs among them.
+    worst, where = getattr(pieces, f"worst_float32_{width}")(name, 1009)
+    assert worst <= 2, f"{worst} ulp at {where!r}"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_float64_functions_are_within_3_ulps(pieces: ModuleType, name: str, width: str) -> None:
+    generator = np.random.default_rng(0)
+    wide = generator.uniform(-760, 760, 100_000)
+    near = generator.standard_normal(100_000) * 3
+    tiny = np.ldexp(generator.standard_normal(20_000), generator.integers(-1060, 0, 20_000))
+    worst, where = getattr(pieces, f"worst_float64_{width}")(
+        name, np.concatenate([wide, near, tiny])
+    )
+    assert worst <= 3, f"{worst} ulp at {where!r}"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_functions_at_the_edges(pieces: ModuleType, dtype: str, width: str) -> None:
+    x = np.array([-np.inf, -1e30, -0.0, 0.0, 1e30, np.inf, np.nan], dtype)
+    expected = {
+        "exp": [0, 0, 1, 1, np.inf, np.inf, np.nan],
+        "sigmoid": [0, 0, 0.5, 0.5, 1, 1, np.nan],
+        "tanh": [-1, -1, -0.0, 0, 1, 1, np.nan],
+    }
+    for name in FUNCTIONS:
+        found = getattr(pieces, f"apply_{dtype}_{width}")(name, x)
+        np.testing.assert_array_equal(found, np.array(expected[name], dtype), err_msg=name)
+    assert np.signbit(getattr(pieces, f"apply_{dtype}_{width}")("tanh", x[2:3]))[0]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_16_bit_types(pieces: ModuleType, dtype: torch.dtype, width: str) -> None:
+    name = str(dtype).removeprefix("torch.")
+    bits = np.arange(2**16, dtype=np.uint16)
+    wide = torch.from_numpy(bits.view(np.int16)).view(dtype).float().numpy()
+    np.testing.assert_array_equal(getattr(pieces, f"widen_{name}_{width}")(bits), wide)
+    # Every value that the type has, its neighbours, and the ties between.
+    finite = wide[np.isfinite(wide)]
+    ties = finite[:-1] / 2 + finite[1:] / 2
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    x = np.concatenate([wide, ties, np.nextafter(ties, 0), np.nextafter(ties, np.inf), drawn])
+    x = x.astype(np.float32)
+    expected = torch.from_numpy(x).to(dtype)
+    found = getattr(pieces, f"narrow_{name}_{width}")(x)
+    found = torch.from_numpy(found.view(np.int16)).view(dtype)
+    assert torch.equal(found.isnan(), expected.isnan())
+    number = ~expected.isnan()
+    assert torch.equal(found[number].view(torch.int16), expected[number].view(torch.int16))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_transposition(pieces: ModuleType, dtype: str, width: str) -> None:
+    n = getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+    square = np.arange(n * n, dtype=dtype).reshape(n, n)
+    found = getattr(pieces, f"transposed_{dtype}_{width}")(square.ravel()).reshape(n, n)
+    np.testing.assert_array_equal(found, square.T)
+
+
+def _integers(*shape: int, dtype: str) -> np.ndarray:
+    """Whole numbers, whose products and sums are exact."""
+    generator = np.random.default_rng(sum(shape))
+    return generator.integers(-8, 9, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("index, vectors", list(enumerate([2, 3, 4, 6, 8])))
+def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: str) -> None:
+    columns = vectors * getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+    highest = getattr(pieces, f"tile_rows_{width}")[index]
+    # 256 is the depth that is summed at a time.
+    for depth in (0, 1, 7, 256, 257, 600):
+        b = _integers(depth, columns, dtype=dtype)
+        for rows in range(1, 2 * highest + 2):
+            a, init = _integers(rows, depth, dtype=dtype), _integers(rows, columns, dtype=dtype)
+            found = getattr(pieces, f"multiply_{dtype}_{width}")(a, b, init)
+            np.testing.assert_array_equal(found, a @ b + init)
+            if rows <= highest:
+                a = np.ascontiguousarray(a.T)
+                found = getattr(pieces, f"packed_tile_{dtype}_{width}")(a, b, init)
+                np.testing.assert_array_equal(found, a.T @ b + init)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dots(pieces: ModuleType, dtype: str, width: str) -> None:
+    lanes = getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+    init = _integers(lanes, dtype=dtype)
+    for depth in range(1, 3 * lanes + 2):
+        for count in range(1, lanes + 1):
+            a, b = _integers(3, depth, dtype=dtype), _integers(count, depth, dtype=dtype)
+            found = getattr(pieces, f"dots_{dtype}_{width}")(a, b, init)
+            expected = np.tile(init, (3, 1))
+            expected[:, :count] += a @ b.T
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_cells_on_scalars(pieces: ModuleType, cell: str) -> None:
+    step, gates, states = reference.CELLS[cell]
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.1, 1.0, 30.0):
+        draws = [torch.randn(n, generator=generator, dtype=torch.float64) for n in (gates, gates)]
+        s = torch.randn(states, generator=generator, dtype=torch.float64).requires_grad_()
+        x, r = ((scale * d).requires_grad_() for d in draws)
+        after = torch.stack(step(x.unbind(), r.unbind(), s.unbind()))
+        s1, z = getattr(pieces, f"forward_{cell}")(x.tolist(), r.tolist(), s.tolist())
+        np.testing.assert_allclose(s1, after.tolist(), rtol=1e-13, atol=1e-15)
+        ds = torch.randn(states, generator=generator, dtype=torch.float64)
+        expected = torch.autograd.grad(after, (x, r, s), ds, materialize_grads=True)
+        found = getattr(pieces, f"backward_{cell}")(z, s.tolist(), s1, ds.tolist())
+        for mine, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(mine, theirs.tolist(), rtol=1e-10, atol=1e-14)
+
+
+def test_offsets_beyond_32_bits(pieces: ModuleType) -> None:
+    # T 100,000, B 512, 4,096 features: 2.1e11 elements.
+    features, batch, steps = 4096, 512, 100_000
+    assert pieces.sequence_offset(batch * features, features, steps - 1, batch - 1) == (
+        (steps - 1) * batch * features + (batch - 1) * features
+    )
+    first = [t * batch for t in range(steps)]
+    assert pieces.packed_offset(first, features, steps - 1, 7) == (first[-1] + 7) * features
+    assert pieces.state_offset(2**33, 2**20, 1, 2**13) == 2**33 + 2**33
+    # 65,536 x 65,536 weights, in panels of 2 vectors of 8.
+    assert pieces.panel_offset(2**16, 2**13, 2, 2**13 - 2) == (2**12 - 1) * 2**16 * 16
+
+
+def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
+    pieces: ModuleType,
+) -> None:
+    for threads in (1, 2, 3, 8, 64):
+        for directions in (1, 2):
+            for batch in (1, 2, 3, 31, 64, 97, 1000):
+                for hidden in (1, 64, 1024, 4096):
+                    groups = max(1, hidden // 16)
+                    rows, units = pieces.plan(
+                        threads, directions, batch, 100, hidden, 4 * hidden, groups
+                    )
+                    assert 1 <= rows <= batch
+                    assert 1 <= units <= groups
+                    assert units > 1 or -(-batch // rows) <= 96
+                    # A team meets at a spin barrier: all its members must run at once.
+                    if units > 1:
+                        assert directions * rows * units <= max(threads, directions)
+                        assert directions <= threads
