@@ -17,7 +17,7 @@ struct Pool {
   // Runs task(begin, end) over ranges that cover [0, tasks); in place where the work is too little
   // to wake threads for.
   void for_ranges(int64_t tasks, double flops, const Task& task) const {
-    constexpr double kWorthwhile = 4e5;
+    constexpr double kWorthwhile = 1.5e6;
     threads == 1 || tasks == 1 || flops < kWorthwhile ? task(0, tasks) : run(tasks, task);
   }
 };

@@ -1,0 +1,110 @@
+"""Options of the benchmarks, and the files that they leave.
+
+pytest bench                                          all of it, some minutes
+pytest bench --shapes 100,16,128,128 --cells gru      a part of it
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from chart import draw
+
+from fastrnn import report
+from fastrnn.compare import GATES, PASSES, ROUNDS, SHAPES, Case, Result, Shape
+from fastrnn.machine import Machine
+
+FOLDER = Path(__file__).parent / "results"
+MACHINE = pytest.StashKey[Machine]()
+RESULTS = pytest.StashKey[list[Result]]()
+
+
+def _shapes(text: str) -> list[Shape]:
+    return [Shape.parse(part) for part in text.split()]
+
+
+def _cells(text: str) -> list[str]:
+    cells = text.split(",")
+    if not set(cells) <= GATES.keys():
+        raise ValueError(f"no such cell among {text!r}")
+    return cells
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastrnn")
+    group.addoption("--shapes", type=_shapes, help='"T,B,I,H T,B,I,H ..." (default: eight)')
+    group.addoption("--cells", type=_cells, help="of lstm,gru,rnn (default: all)")
+    group.addoption("--dtype", default="float32", help="float32, float64, float16 or bfloat16")
+    group.addoption("--device", type=torch.device, default=torch.device("cpu"))
+    group.addoption("--threads", type=int, help="of the CPU (default: torch's)")
+    group.addoption(
+        "--results",
+        type=Path,
+        help="DIR/NAME of the .md, .json and .png (default: in bench/results, by the machine)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.threads:
+        torch.set_num_threads(config.option.threads)
+    config.stash[RESULTS] = []
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" not in metafunc.fixturenames:
+        return
+    option = metafunc.config.option
+    dtype = getattr(torch, option.dtype)
+    choices = product(option.shapes or SHAPES, option.cells or GATES, PASSES)
+    metafunc.parametrize(
+        "case",
+        [
+            pytest.param(
+                Case(cell, shape, PASSES[name], dtype, option.device), id=f"{cell}-{name}-{shape}"
+            )
+            for shape, cell, name in choices
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Measured before the first case."""
+    option = request.config.option
+    found = Machine.measure(getattr(torch, option.dtype), option.device)
+    request.config.stash[MACHINE] = found
+    return found
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest) -> list[Result]:
+    """Where a benchmark leaves its result."""
+    return request.config.stash[RESULTS]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Writes the files."""
+    results = config.stash[RESULTS]
+    if not results:
+        return
+    machine, option = config.stash[MACHINE], config.option
+    # A part of the results does not overwrite the whole.
+    part = "-part" if option.shapes or option.cells or option.keyword else ""
+    name = f"{option.device.type}-{machine.slug}-{machine.dtype}{part}"
+    target: Path = option.results or FOLDER / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = report.document(results, machine, ROUNDS)
+    target.with_name(f"{target.name}.md").write_text(f"# Speed\n\n{text}", "utf-8")
+    target.with_name(f"{target.name}.json").write_text(
+        json.dumps(report.as_json(results, machine), indent=1) + "\n", "utf-8"
+    )
+    draw(results, machine, target.with_name(f"{target.name}.png"))
+    terminalreporter.section("fastrnn and torch.nn")
+    terminalreporter.write_line(text)
+    terminalreporter.write_line(f"written to {target}.md, .json and .png")

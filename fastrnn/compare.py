@@ -1,0 +1,255 @@
+"""Times providers of the same layer against each other: in one process, in turns, checked first.
+
+Every provider gets the same weights and inputs, and must give the same results before a clock is
+started. A round times one block of calls of each provider, in an order that alternates from round
+to round; a ratio is the median of the ratios within the rounds, so that what disturbs the machine
+for longer than a round disturbs both sides of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import modules
+
+OURS, PEER = "fastrnn", "torch.nn"
+CPU = torch.device("cpu")
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+PASSES = {"forward": False, "training": True}
+ROUNDS = 9
+BLOCK_SECONDS = 0.1
+
+# How far two correct results may lie apart: the norm of their difference, relative to the norm. The
+# sums are the same in another order, which costs some 1e-7 in float32; but torch.nn rounds 16-bit
+# types after every step and within its gates, where fastrnn accumulates in float32.
+TOLERANCES = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 1e-2,
+    torch.bfloat16: 5e-2,
+}
+
+Factory = Callable[[str, int, int], nn.Module]
+
+
+class MismatchError(RuntimeError):
+    """Two providers disagree; there is nothing to time."""
+
+
+class Shape(NamedTuple):
+    """Steps, batch, features of the input, hidden units."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """From "T,B,I,H"."""
+        sizes = text.split(",")
+        if len(sizes) != 4 or not all(s.isdecimal() and int(s) for s in sizes):
+            raise ValueError(f"a shape is T,B,I,H, four whole numbers from 1, and not {text!r}")
+        return cls(*map(int, sizes))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+SHAPES = tuple(
+    map(
+        Shape.parse,
+        (
+            "1,1,64,64",
+            "100,1,64,64",
+            "100,1,256,256",
+            "100,1,1024,1024",
+            "100,16,128,128",
+            "100,32,256,256",
+            "100,64,512,512",
+            "28,128,28,128",
+        ),
+    )
+)
+
+
+def _layers_of(package: object) -> Factory:
+    return lambda cell, inputs, hidden: getattr(package, cell.upper())(inputs, hidden)
+
+
+PROVIDERS: dict[str, Factory] = {PEER: _layers_of(nn), OURS: _layers_of(modules)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed: a layer of a cell, with the states zero, on [T, B, I].
+
+    training: whether a call is also the backward pass, to the input and to all weights.
+    """
+
+    cell: str
+    shape: Shape
+    training: bool
+    dtype: torch.dtype = torch.float32
+    device: torch.device = CPU
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step's matrix products; backward has twice forward's."""
+        _, batch, inputs, hidden = self.shape
+        forward = 2 * batch * GATES[self.cell] * hidden * (inputs + hidden)
+        return 3 * forward if self.training else forward
+
+    @property
+    def recurrent_bytes(self) -> int:
+        """What a step has to read of weight_hh: once forward, once more backward."""
+        once = GATES[self.cell] * self.shape.H**2 * self.dtype.itemsize
+        return 2 * once if self.training else once
+
+
+class Run:
+    """A module and its input; a call is a forward pass, or with grad_y a training step."""
+
+    def __init__(self, module: nn.Module, x: Tensor, grad_y: Tensor | None = None) -> None:
+        self.module = module.train(grad_y is not None)
+        self.x = x.detach().requires_grad_(grad_y is not None)
+        self.grad_y = grad_y
+        self.leaves = {"x": self.x, **dict(module.named_parameters())}
+
+    def __call__(self) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+        if self.grad_y is None:
+            return self.module(self.x)
+        for leaf in self.leaves.values():
+            leaf.grad = None
+        y, last = self.module(self.x)
+        y.backward(self.grad_y)
+        return y, last
+
+    def seconds(self, calls: int) -> float:
+        """The time of so many calls, in inference mode unless they train."""
+        with torch.inference_mode(self.grad_y is None):
+            _synchronize(self.x.device)
+            start = perf_counter()
+            for _ in range(calls):
+                self()
+            _synchronize(self.x.device)
+            return perf_counter() - start
+
+    def results(self) -> dict[str, Tensor]:
+        """All outputs of a call, and all gradients, by name."""
+        with torch.inference_mode(self.grad_y is None):
+            y, last = self()
+        ends = last if isinstance(last, tuple) else (last,)
+        found = {"y": y, **{f"last state {i}": end for i, end in enumerate(ends)}}
+        if self.grad_y is not None:
+            found |= {f"gradient of {name}": leaf.grad for name, leaf in self.leaves.items()}
+        return {name: t.detach() for name, t in found.items()}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raises MismatchError if any result is further off than TOLERANCES allows."""
+    for name, truth in expected.items():
+        got = found[name]
+        if got.shape != truth.shape or got.dtype != truth.dtype:
+            raise MismatchError(
+                f"{what}: {name} is {got.dtype} {list(got.shape)}, and should be {truth.dtype} "
+                f"{list(truth.shape)}"
+            )
+        error = float((got.double() - truth.double()).norm() / truth.double().norm().clamp(1e-300))
+        if not error <= TOLERANCES[truth.dtype]:
+            raise MismatchError(
+                f"{what}: {name} differs by {error:.1e} of its norm; the limit for {truth.dtype} "
+                f"is {TOLERANCES[truth.dtype]:.0e}"
+            )
+
+
+@dataclass(frozen=True)
+class Result:
+    """The seconds of a call of each provider, round by round."""
+
+    case: Case
+    seconds: Mapping[str, list[float]]
+
+    def us(self, provider: str = OURS) -> float:
+        """Microseconds a step, the median of all rounds."""
+        return median(self.seconds[provider]) / self.case.shape.T * 1e6
+
+    def gflops(self, provider: str = OURS) -> float:
+        return self.case.flops / self.us(provider) / 1e3
+
+    def ratio(self, provider: str = OURS, peer: str = PEER) -> float:
+        """How many times as fast as the peer: the median of the rounds' ratios."""
+        return median(self._ratios(provider, peer))
+
+    def spread(self, provider: str = OURS, peer: str = PEER) -> float:
+        """The upper quartile of the rounds' ratios over the lower one; near 1 if undisturbed."""
+        lower, _, upper = quantiles(self._ratios(provider, peer), method="inclusive")
+        return upper / lower
+
+    def _ratios(self, provider: str, peer: str) -> list[float]:
+        pairs = zip(self.seconds[peer], self.seconds[provider], strict=True)
+        return [theirs / own for theirs, own in pairs]
+
+
+class Comparison:
+    """Providers of one case, checked against the first of them and ready to be timed.
+
+    Raises:
+        MismatchError: the results of a provider are not those of the first.
+    """
+
+    def __init__(self, case: Case, providers: Mapping[str, Factory] = PROVIDERS) -> None:
+        self.case = case
+        kind = {"device": case.device, "dtype": case.dtype}
+        steps, batch, inputs, hidden = case.shape
+        torch.manual_seed(0)
+        x = torch.randn(steps, batch, inputs).to(**kind)
+        grad_y = torch.randn(steps, batch, hidden).to(**kind) if case.training else None
+        self.runs = {
+            name: Run(make(case.cell, inputs, hidden).to(**kind), x, grad_y)
+            for name, make in providers.items()
+        }
+        (_, first), *others = self.runs.items()
+        expected = first.results()
+        for name, run in others:
+            run.module.load_state_dict(first.module.state_dict())
+            check(run.results(), expected, f"{name}, {case.cell} {case.shape}")
+        self.calls = {name: _calls_in_a_block(run) for name, run in self.runs.items()}
+        self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
+
+    def order(self, round: int) -> list[str]:
+        names = list(self.runs)
+        return names if round % 2 == 0 else names[::-1]
+
+    def time(self, name: str) -> None:
+        """Times one block of calls."""
+        calls = self.calls[name]
+        self.seconds[name].append(self.runs[name].seconds(calls) / calls)
+
+    def run(self, rounds: int = ROUNDS) -> Result:
+        for i in range(rounds):
+            for name in self.order(i):
+                self.time(name)
+        return self.result()
+
+    def result(self) -> Result:
+        return Result(self.case, self.seconds)
+
+
+def _calls_in_a_block(run: Run) -> int:
+    calls = 1
+    while (seconds := run.seconds(calls)) < BLOCK_SECONDS / 5:
+        calls *= 2
+    return max(1, round(calls * BLOCK_SECONDS / seconds))
