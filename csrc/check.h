@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -45,6 +47,18 @@ struct ScanArguments {
   bool bidirectional, batch_first;
 };
 
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+// STD_TORCH_CHECK would put the source's path in front of the message.
+#define FRNN_CHECK(condition, ...) \
+  if (!(condition)) [[unlikely]]   \
+  fastrnn::fail(__VA_ARGS__)
+
 inline std::string describe(const Shape& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -58,9 +72,8 @@ inline Shape shape_of(const Tensor& t) {
 
 inline void check_shape(const Tensor& t, const Shape& expected, std::string_view name) {
   const auto sizes = t.sizes();
-  STD_TORCH_CHECK(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()),
-                  "Expected ", name, " of shape ", describe(expected), ", got ",
-                  describe(shape_of(t)));
+  FRNN_CHECK(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()), "Expected ",
+             name, " of shape ", describe(expected), ", got ", describe(shape_of(t)));
 }
 
 inline Type type_of(const Tensor& x) {
@@ -70,8 +83,8 @@ inline Type type_of(const Tensor& x) {
     case ScalarType::BFloat16: return Type::kBFloat16;
     case ScalarType::Half: return Type::kFloat16;
     default:
-      STD_TORCH_CHECK(false, "input must be float32, float64, bfloat16 or float16, got ",
-                      torch::headeronly::toString(x.scalar_type()));
+      FRNN_CHECK(false, "input must be float32, float64, bfloat16 or float16, got ",
+                 torch::headeronly::toString(x.scalar_type()));
   }
 }
 
@@ -193,9 +206,9 @@ class Scan {
   // A tensor of the given shape and type on x's device, its features contiguous.
   Tensor hold(const Tensor& t, const Shape& shape, ScalarType type, std::string_view name) {
     check_shape(t, shape, name);
-    STD_TORCH_CHECK(t.scalar_type() == type, "Input and ", name,
-                    " tensors are not the same dtype, expected ", torch::headeronly::toString(type),
-                    ", got ", torch::headeronly::toString(t.scalar_type()));
+    FRNN_CHECK(t.scalar_type() == type, "Input and ", name,
+               " tensors are not the same dtype, expected ", torch::headeronly::toString(type),
+               ", got ", torch::headeronly::toString(t.scalar_type()));
     check_device(t, name);
     const bool contiguous = t.dim() == 0 || t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1;
     held_.push_back(contiguous ? t : torch::stable::contiguous(t));
@@ -229,8 +242,8 @@ class Scan {
     int32_t type = 0, index = 0;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &index));
-    STD_TORCH_CHECK(type == device_type_ && index == device_index_, "Input and ", name,
-                    " tensors are not at the same device");
+    FRNN_CHECK(type == device_type_ && index == device_index_, "Input and ", name,
+               " tensors are not at the same device");
   }
 
   const CellInfo& find_cell() {
@@ -240,7 +253,7 @@ class Scan {
         return info;
       }
     }
-    STD_TORCH_CHECK(false, "Unknown cell '", args_.cell, "'");
+    FRNN_CHECK(false, "Unknown cell '", args_.cell, "'");
   }
 
   void check_input() {
@@ -250,13 +263,13 @@ class Scan {
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index_));
     one_step_ = x.dim() == 2 && !args_.batch_sizes;
     const int64_t dims = args_.batch_sizes ? 2 : 3;
-    STD_TORCH_CHECK(one_step_ || x.dim() == dims, "input must have ", dims, " dimensions, got ",
-                    x.dim());
-    STD_TORCH_CHECK(!(one_step_ && args_.bidirectional), "a single step has one direction");
+    FRNN_CHECK(one_step_ || x.dim() == dims, "input must have ", dims, " dimensions, got ",
+               x.dim());
+    FRNN_CHECK(!(one_step_ && args_.bidirectional), "a single step has one direction");
     params.directions = args_.bidirectional ? 2 : 1;
     params.input_size = x.size(x.dim() - 1);
-    STD_TORCH_CHECK(params.input_size > 0, "input has no features, its shape is ",
-                    describe(shape_of(x)));
+    FRNN_CHECK(params.input_size > 0, "input has no features, its shape is ",
+               describe(shape_of(x)));
     make_schedule();
     params.schedule = schedule_->get();
     params.x = sequence(hold(x, shape_of(x), type(), "input"));
@@ -266,26 +279,24 @@ class Scan {
     const Tensor& x = args_.x;
     const int64_t steps = one_step_ ? 1 : x.size(args_.batch_first ? 1 : 0);
     const int64_t batch = one_step_ ? x.size(0) : x.size(args_.batch_first ? 0 : 1);
-    STD_TORCH_CHECK(!(args_.lengths && args_.batch_sizes),
-                    "lengths and batch_sizes exclude each other");
+    FRNN_CHECK(!(args_.lengths && args_.batch_sizes), "lengths and batch_sizes exclude each other");
     if (args_.batch_sizes) {
       const Tensor sizes = integers(*args_.batch_sizes, -1, "batch_sizes");
       const int64_t* data = sizes.const_data_ptr<int64_t>();
       const int64_t count = sizes.numel();
       int64_t total = 0;
-      STD_TORCH_CHECK(count > 0, "Expected sequence length to be larger than 0 in RNN");
+      FRNN_CHECK(count > 0, "Expected sequence length to be larger than 0 in RNN");
       for (int64_t t = 0; t < count; ++t) {
-        STD_TORCH_CHECK(data[t] > 0 && (t == 0 || data[t] <= data[t - 1]),
-                        "batch_sizes must be positive and must not grow, got ", data[t],
-                        " at step ", t);
-        total += data[t];
+        FRNN_CHECK(data[t] > 0 && (t == 0 || data[t] <= data[t - 1]),
+                   "batch_sizes must be positive and must not grow, got ", data[t], " at step ", t);
+        FRNN_CHECK(!__builtin_add_overflow(total, data[t], &total), "batch_sizes overflow");
       }
-      STD_TORCH_CHECK(total == x.size(0), "batch_sizes sum up to ", total, ", but input has ",
-                      x.size(0), " rows");
+      FRNN_CHECK(total == x.size(0), "batch_sizes sum up to ", total, ", but input has ", x.size(0),
+                 " rows");
       schedule_.emplace(count, data);
       return;
     }
-    STD_TORCH_CHECK(steps > 0, "Expected sequence length to be larger than 0 in RNN");
+    FRNN_CHECK(steps > 0, "Expected sequence length to be larger than 0 in RNN");
     if (!args_.lengths) {
       schedule_.emplace(steps, batch, nullptr);
       return;
@@ -293,33 +304,33 @@ class Scan {
     const Tensor lengths = integers(*args_.lengths, batch, "lengths");
     const int64_t* data = lengths.const_data_ptr<int64_t>();
     for (int64_t b = 0; b < batch; ++b) {
-      STD_TORCH_CHECK(0 <= data[b] && data[b] <= steps, "lengths must be within [0, ", steps,
-                      "], got ", data[b], " for row ", b);
+      FRNN_CHECK(0 <= data[b] && data[b] <= steps, "lengths must be within [0, ", steps, "], got ",
+                 data[b], " for row ", b);
     }
     schedule_.emplace(steps, batch, data);
   }
 
   static Tensor integers(const Tensor& t, int64_t size, std::string_view name) {
-    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.dim() == 1 && t.is_cpu(), name,
-                    " must be a 1-D int64 tensor on the CPU");
-    STD_TORCH_CHECK(size < 0 || t.size(0) == size, "Expected ", name, " of shape [", size,
-                    "], got [", t.size(0), "]");
+    FRNN_CHECK(t.scalar_type() == ScalarType::Long && t.dim() == 1 && t.is_cpu(), name,
+               " must be a 1-D int64 tensor on the CPU");
+    FRNN_CHECK(size < 0 || t.size(0) == size, "Expected ", name, " of shape [", size, "], got [",
+               t.size(0), "]");
     return torch::stable::contiguous(t);
   }
 
   void check_weights() {
     const size_t count = args_.weights.size() / params.directions;
-    STD_TORCH_CHECK(count * params.directions == args_.weights.size() && 2 <= count && count <= 5,
-                    "Expected 2 to 5 weights per direction, got ", args_.weights.size(), " for ",
-                    params.directions, " directions");
+    FRNN_CHECK(count * params.directions == args_.weights.size() && 2 <= count && count <= 5,
+               "Expected 2 to 5 weights per direction, got ", args_.weights.size(), " for ",
+               params.directions, " directions");
     bias_ = count >= 4;
     projection_ = count % 2 == 1;
-    STD_TORCH_CHECK(!projection_ || info_.projected, "cell '", info_.name,
-                    "' does not support a projection");
+    FRNN_CHECK(!projection_ || info_.projected, "cell '", info_.name,
+               "' does not support a projection");
     const Tensor& hh = args_.weights[1];
-    STD_TORCH_CHECK(hh.dim() == 2 && hh.size(0) > 0 && hh.size(0) % info_.gates == 0,
-                    "weight_hh must be of shape [", info_.gates,
-                    " * hidden_size, hidden_size], got ", describe(shape_of(hh)));
+    FRNN_CHECK(hh.dim() == 2 && hh.size(0) > 0 && hh.size(0) % info_.gates == 0,
+               "weight_hh must be of shape [", info_.gates, " * hidden_size, hidden_size], got ",
+               describe(shape_of(hh)));
     params.hidden_size = hh.size(0) / info_.gates;
     params.output_size = projection_ ? hh.size(1) : params.hidden_size;
     const int64_t rows = hh.size(0);
@@ -341,8 +352,8 @@ class Scan {
 
   void check_states() {
     if (args_.states.empty()) return;
-    STD_TORCH_CHECK(args_.states.size() == size_t(info_.states), "cell '", info_.name, "' has ",
-                    info_.states, " states, got ", args_.states.size());
+    FRNN_CHECK(args_.states.size() == size_t(info_.states), "cell '", info_.name, "' has ",
+               info_.states, " states, got ", args_.states.size());
     for (int k = 0; k < info_.states; ++k) {
       params.initial[k] = state(hold(args_.states[k], state_shape(k), type(), "hidden state"));
     }
@@ -354,7 +365,7 @@ class Scan {
     shape.pop_back();
     const Tensor& resets = *args_.resets;
     check_shape(resets, shape, "resets");
-    STD_TORCH_CHECK(resets.scalar_type() == ScalarType::Bool, "resets must be a bool tensor");
+    FRNN_CHECK(resets.scalar_type() == ScalarType::Bool, "resets must be a bool tensor");
     check_device(resets, "resets");
     params.resets = sequence(resets);
   }

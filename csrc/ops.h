@@ -57,10 +57,10 @@ Tensors scan_backward(ScanArguments args, const std::vector<std::optional<Tensor
   Scan scan(std::move(args));
   ScanParams& p = scan.params;
   const int states = scan.info().states;
-  STD_TORCH_CHECK(outputs.size() == size_t(states + 1 + scan.projected()), "Expected ",
-                  states + 1 + scan.projected(), " saved outputs, got ", outputs.size());
-  STD_TORCH_CHECK(grads.size() == size_t(2 * states), "Expected ", 2 * states, " gradients, got ",
-                  grads.size());
+  FRNN_CHECK(outputs.size() == size_t(states + 1 + scan.projected()), "Expected ",
+             states + 1 + scan.projected(), " saved outputs, got ", outputs.size());
+  FRNN_CHECK(grads.size() == size_t(2 * states), "Expected ", 2 * states, " gradients, got ",
+             grads.size());
 
   const ScalarType type = scan.type(), compute = scan.compute_type();
   const Shape y = scan.sequence_shape(p.directions * p.output_size);

@@ -28,12 +28,19 @@ def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
-def _check_dtype(x: Tensor, weight: Tensor) -> None:
+def _check_dtype(x: Tensor, weight: Tensor, error: type[Exception]) -> None:
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise ValueError(
+        raise error(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
         )
+
+
+def _check_pair(module: nn.Module, hx: Any) -> None:
+    if isinstance(hx, Tensor):
+        raise TypeError(f"{type(module).__name__}: hx must be a tuple of Tensors, not Tensor")
+    if len(hx) != 2:
+        raise RuntimeError(f"{type(module).__name__} expects two hidden states, got {len(hx)}")
 
 
 class _Layers(nn.RNNBase):
@@ -63,7 +70,7 @@ class _Layers(nn.RNNBase):
             input if isinstance(input, PackedSequence) else (input, None, None, None)
         )
         states = self._checked(x, hx, batch_sizes)
-        _check_dtype(x, flat[0])
+        _check_dtype(x, flat[0], ValueError)
         unbatched = batch_sizes is None and x.dim() == 2
         if unbatched:
             x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
@@ -110,15 +117,15 @@ class _Layers(nn.RNNBase):
             return ()
         states = (hx,) if self._states == 1 else tuple(hx)
         batched = batch_sizes is not None or dims == 3
-        if any(s.dim() != (3 if batched else 2) for s in states):
+        if batch_sizes is None and any(s.dim() != dims for s in states):
             want, got = ("batched 3-D", "3-D") if batched else ("unbatched 2-D", "2-D")
             found = ", ".join(f"{s.dim()}-D" for s in states)
             names = "hx" if self._states == 1 else "hx and cx"
             raise RuntimeError(
                 f"For {want} input, {names} should also be {got} but got ({found}) tensors"
             )
-        if len(states) != self._states:
-            raise RuntimeError(f"Expected {self._states} hidden states, got {len(states)}")
+        if self._states > 1:
+            _check_pair(self, hx)
         directions = 2 if self.bidirectional else 1
         sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self._states - 1)
         for i, (s, size) in enumerate(zip(states, sizes, strict=True)):
@@ -192,16 +199,23 @@ def _cell_step(
         )
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     weights = _named_weights(module, names if module.bias else names[:2])
-    _check_dtype(input, weights[0])
+    _check_dtype(input, weights[0], RuntimeError)
     unbatched = input.dim() == 1
     if unbatched:
         input, states = input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states)
     for i, s in enumerate(states):
-        if s.shape != (input.shape[0], module.hidden_size):
+        expected = (input.shape[0], module.hidden_size)
+        if s.shape == expected:
+            continue
+        if s.shape[0] != expected[0]:
             raise RuntimeError(
-                f"hidden{i} has inconsistent hidden_size or batch size: got {list(s.shape)}, "
-                f"expected {[input.shape[0], module.hidden_size]}"
+                f"Input batch size {expected[0]} doesn't match hidden{i} batch size {s.shape[0]}: "
+                f"got {list(s.shape)}, expected {list(expected)}"
             )
+        raise RuntimeError(
+            f"hidden{i} has inconsistent hidden_size: got {list(s.shape)}, expected "
+            f"{list(expected)}"
+        )
     after = functional.step(cell, input, states, weights)
     return tuple(s.squeeze(0) for s in after) if unbatched else after
 
@@ -213,6 +227,8 @@ class LSTMCell(nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step: input [B, I] or [I], hx (h, c) of [B, H] or [H] each. Returns (h, c)."""
+        if hx is not None:
+            _check_pair(self, hx)
         h, c = _cell_step(self, "lstm", input, () if hx is None else tuple(hx))
         return h, c
 

@@ -20,6 +20,7 @@ from . import (
 
 _scan = torch.ops.fastrnn.scan.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 class CellInfo(NamedTuple):
@@ -167,14 +168,16 @@ class _Scan(Function):
             any(needs[: layer.states]),
             any(needs[layer.states :]),
         )
+        grads = grads[: 2 * CELLS[layer.cell].states]
         # Recorded only where a derivative of the derivative may follow.
         if torch.compiler.is_compiling():
             run = _ScanBackward.apply if torch.is_grad_enabled() else _ScanBackward.forward
         elif torch.is_grad_enabled() or _transformed():
             run = _ScanBackwardWithTangents.apply
+        elif any(g is not None and _is_legacy_batched(g) for g in grads):
+            run = _batched_backward
         else:
             run = _ScanBackward.forward
-        grads = grads[: 2 * CELLS[layer.cell].states]
         found = iter(run(layer, groups, len(needs), *grads, *ctx.saved_tensors))
         grad_x = next(found) if groups[0] else None
         given = [groups[1]] * layer.states + [groups[2]] * (len(needs) - layer.states)
@@ -303,6 +306,24 @@ def _reference_backward(
     return backward, known + differentiable + [False] * (len(tensors) - end)
 
 
+def _batched_backward(
+    layer: Layer, needs: tuple[bool, bool, bool], given: int, *tensors: Tensor | None
+) -> tuple[Tensor, ...]:
+    """scan_backward by the reference, for the batched gradients of torch.autograd.grad: they are
+    neither tensors that an op can take nor those of functorch."""
+    count = 2 * CELLS[layer.cell].states
+    grads, inputs = tensors[:count], list(tensors[count : count + _FIXED + given])
+    variable = [False] * (_FIXED - 1) + [True] * (1 + given)
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_() for t, v in zip(inputs, variable) if v]
+        out = _reference_of(layer, inputs, variable)(*leaves)
+    known = [(o, g) for o, g in zip(out, grads) if g is not None]
+    groups = [0] + [1] * layer.states + [2] * (given - layer.states)
+    wanted = [leaf for leaf, group in zip(leaves, groups) if needs[group]]
+    out, given_grads = zip(*known)
+    return torch.autograd.grad(out, wanted, given_grads, materialize_grads=True)
+
+
 def _loop(
     function: Callable[..., tuple[Tensor, ...]], size: int, in_dims: tuple, args: Sequence[Any]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -323,6 +344,16 @@ def _loop(
 # ---- shapes, for the compiler and the meta device ------------------------------------------------
 
 
+def _check_device(x: Tensor, others: Sequence[Tensor], name: str) -> None:
+    """Real kernels check it themselves; the dispatcher sends what is partly on meta here."""
+    for t in others:
+        if t.device != x.device:
+            raise RuntimeError(
+                f"Input and {name} tensors are not at the same device, found input tensor at "
+                f"{x.device} and {name} tensor at {t.device}"
+            )
+
+
 @torch.library.register_fake("fastrnn::scan")
 def _(
     cell: str,
@@ -336,6 +367,8 @@ def _(
     batch_first: bool,
     save: bool,
 ) -> list[Tensor]:
+    _check_device(x, weights, "parameter")
+    _check_device(x, states, "hidden")
     info = CELLS[cell]
     directions = 2 if bidirectional else 1
     count = len(weights) // directions

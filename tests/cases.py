@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
 
@@ -102,6 +105,45 @@ def run(case: Case, package: object, exact: bool = False, seed: int = 0) -> dict
 def run_torch(case: Case, exact: bool = False, seed: int = 0) -> dict[str, Tensor]:
     """torch.nn's results, computed once for all instruction sets."""
     return run(case, nn, exact, seed)
+
+
+def twins(name: str, *args: Any, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """torch.nn's module and ours, made alike; in float64 unless a dtype is given."""
+    made = []
+    for package in (nn, fastrnn):
+        torch.manual_seed(0)
+        made.append(getattr(package, name)(*args, **{"dtype": torch.float64} | options))
+    return made[0], made[1]
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in nested arguments or results, in their order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, (tuple, list)):
+        return [t for part in value for t in tensors_in(part)]
+    return []
+
+
+def outcome(
+    module: nn.Module, *args: Any, call: Callable[..., Any] | None = None
+) -> dict[str, Tensor]:
+    """All results of call(*args), which is module(*args) unless given, and the gradients of those
+    arguments and parameters that require one."""
+    given = {f"argument {i}": t for i, t in enumerate(tensors_in(args))}
+    given |= dict(module.named_parameters())
+    wanted = {name: t for name, t in given.items() if t.requires_grad}
+    results = tensors_in((module if call is None else call)(*args))
+    generator = torch.Generator().manual_seed(3000)
+    loss = sum(
+        (r * torch.randn(r.shape, generator=generator, dtype=torch.float64).to(r.dtype)).sum()
+        for r in results
+    )
+    grads = torch.autograd.grad(loss, list(wanted.values()))
+    found = {f"result {i}": r.detach() for i, r in enumerate(results)}
+    return found | {f"grad {name}": g for name, g in zip(wanted, grads, strict=True)}
 
 
 def errors(found: list[dict], truth: list[dict]) -> dict[str, float]:

@@ -210,9 +210,8 @@ std::tuple<Values, Values, Values> backward(const Values& z, const Values& s, co
   std::copy_n(ds.begin(), Cell::kStates, dss);
   Cell::backward(zs, ss, s1s, dss, dx, dr);
   const double* recurrent = Cell::kAdditive ? dx : dr;
-  return {{dx, dx + Cell::kGates},
-          {recurrent, recurrent + Cell::kGates},
-          {dss, dss + Cell::kStates}};
+  return {
+      {dx, dx + Cell::kGates}, {recurrent, recurrent + Cell::kGates}, {dss, dss + Cell::kStates}};
 }
 
 // ---- addresses and plans ------------------------------------------------------------------------
@@ -249,7 +248,8 @@ int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column
 
 std::pair<int64_t, int64_t> plan(int threads, int64_t directions, int64_t batch, int64_t steps,
                                  int64_t depth, int64_t columns, int64_t column_groups) {
-  const Plan plan = make_plan({threads, directions, batch, steps, depth, columns, column_groups, 4});
+  const Plan plan =
+      make_plan({threads, directions, batch, steps, depth, columns, column_groups, 4});
   return {plan.row_groups, plan.unit_groups};
 }
 
@@ -289,8 +289,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   add_arch<Baseline>(m, "baseline");
   add_arch<Avx2>(m, "avx2");
   add_arch<Avx512>(m, "avx512");
-#define FRNN_CELL(name, Cell)                   \
-  m.def("forward_" name, forward<Cell>);        \
+#define FRNN_CELL(name, Cell)            \
+  m.def("forward_" name, forward<Cell>); \
   m.def("backward_" name, backward<Cell>);
   FRNN_CELLS(FRNN_CELL)
 #undef FRNN_CELL

@@ -160,7 +160,7 @@ class Backward {
     if (projected()) {
       output_gradients(slice, i, active, after);
       member.wait();
-      make_rows(slice, i, active, active);
+      make_rows(slice, i, active, 0);
       cells(slice, direction_[slice.direction].hr, grad_h(slice.direction, slice.running(t, 0)),
             state_stride_, active, active);
     } else {

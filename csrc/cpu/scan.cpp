@@ -46,7 +46,7 @@ const Engine& engine() {
   for (const Engine* engine : engines()) {
     if (std::string_view(engine->name) == wanted) return *engine;
   }
-  STD_TORCH_CHECK(false, "FASTRNN_ISA is '", wanted, "', but this machine has: ", names());
+  FRNN_CHECK(false, "FASTRNN_ISA is '", wanted, "', but this machine has: ", names());
 }
 
 Pool pool() { return {int(torch::stable::get_num_threads()), run_on_torch_threads}; }

@@ -94,15 +94,11 @@ class WeightGradient {
         : sum(m * n),
           a(m / kRows * tile_size(depth)),
           b(n / kColumns * panel_size(depth)),
-          zeros(kColumns),
           bias_part(m / kRows * kPartSize),
-          bias(m) {
-      std::fill_n(zeros.get(), kColumns, C(0));
-    }
+          bias(m) {}
     Buffer<C> sum;
-    Buffer<C> a;  // [tile][k][kRows]
-    Buffer<C> b;  // [panel][k][kColumns]
-    Buffer<C> zeros;
+    Buffer<C> a;          // [tile][k][kRows]
+    Buffer<C> b;          // [panel][k][kColumns]
     Buffer<C> bias_part;  // [tile][kPartSize]
     Buffer<double> bias;  // plain sums over all rows: in float32 their error would show
   };
@@ -121,6 +117,7 @@ class WeightGradient {
     const int64_t m = std::min(grid.m, job.m - m0), n = std::min(grid.n, job.n - n0);
     const int64_t stride = round_up(n, kColumns), sum_depth = this->sum_depth(job.rows);
     const bool bias = job.bias && n0 == 0;
+    std::fill_n(scratch.sum.get(), round_up(m, kRows) * stride, C(0));
     if (bias) std::fill_n(scratch.bias.get(), round_up(m, kRows), 0.);
     for (int64_t k0 = 0; k0 < job.rows; k0 += kBlockK) {
       const int64_t depth = std::min(kBlockK, job.rows - k0);
@@ -129,13 +126,12 @@ class WeightGradient {
       for (int64_t j = 0; j < n; j += kColumns) {
         const C* b = scratch.b.get() + j / kColumns * panel_size(depth);
         for (int64_t k = 0; k < depth; k += sum_depth) {
-          const bool first = k0 + k == 0;
           for (int64_t i = 0; i < m; i += kRows) {
             C* c = scratch.sum.get() + i * stride + j;
             tile<Arch, C, kRows, kVectors, RowLayout::kPacked>(
                 std::min(sum_depth, depth - k),
                 scratch.a.get() + i / kRows * tile_size(depth) + k * kRows, 0, b + k * kColumns,
-                kColumns, first ? scratch.zeros.get() : c, first ? 0 : stride, c, stride);
+                kColumns, c, stride, c, stride);
           }
         }
       }

@@ -1,0 +1,111 @@
+"""The same bits however many threads run, and from run to run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import Case, run
+
+import fastrnn
+
+# Shapes for which work is shared out in each way: nothing to share; a team of threads on the units
+# of one row; rows to each thread; both; two directions; one step.
+SHAPES = {
+    "one row": Case(T=12, B=1, I=16, H=64),
+    "one row, many units": Case(T=6, B=1, I=32, H=512),
+    "few rows, many units": Case(T=4, B=3, I=32, H=512),
+    "rows": Case(T=6, B=32, I=48, H=128),
+    "more rows than a group": Case(T=3, B=200, I=16, H=40),
+    "both ways": Case(T=6, B=3, I=32, H=256, bidirectional=True),
+    "both ways, rows": Case(T=5, B=17, I=32, H=96, bidirectional=True, batch_first=True),
+    "one step": Case(T=1, B=8, I=64, H=256),
+    "long": Case(T=300, B=2, I=8, H=24),
+    "wide input": Case(T=8, B=16, I=700, H=48),
+    "odd": Case(T=7, B=5, I=13, H=67, layers=2),
+}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+def assert_same_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, t in expected.items():
+        assert torch.equal(found[name], t), name
+
+
+def with_threads(count: int, case: Case) -> dict[str, torch.Tensor]:
+    torch.set_num_threads(count)
+    return run(case, fastrnn)
+
+
+def of(case: Case, cell: str, dtype: torch.dtype, proj: int = 0) -> Case:
+    return Case(**{**vars(case), "cell": cell, "dtype": dtype, "proj": proj})
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_threads_do_not_change_a_bit(
+    shape: Case, cell: str, dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    case = of(shape, cell, dtype)
+    expected = with_threads(1, case)
+    for count in (1, 2, 3, 4):
+        assert_same_bits(with_threads(count, case), expected)
+
+
+@DTYPES
+def test_with_projection(dtype: torch.dtype, isa: str, threads: None) -> None:
+    for shape in ("few rows, many units", "rows", "both ways"):
+        case = of(SHAPES[shape], "lstm", dtype, proj=33)
+        expected = with_threads(1, case)
+        for count in (2, 3, 4):
+            assert_same_bits(with_threads(count, case), expected)
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+@pytest.mark.parametrize("batch, size", [(40, 96), (3, 300)], ids=["rows", "units"])
+def test_with_lengths_and_resets(
+    batch: int, size: int, cell: str, dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    steps, features, gates = 9, 20, fastrnn.functional.ops.CELLS[cell].gates * size
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
+    x = draw(steps, batch, features)
+    weights = [draw(gates, features), draw(gates, size), draw(gates), draw(gates)] * 2
+    lengths = torch.randint(0, steps + 1, (batch,), generator=generator)
+    resets = torch.rand(steps, batch, generator=generator) < 0.1
+    found = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        out = fastrnn.functional.layer(
+            cell, x, (), weights, lengths=lengths, resets=resets, bidirectional=True
+        )
+        results = [out.y, *out.last, *out.steps]
+        grads = torch.autograd.grad(sum(r.float().sin().sum() for r in results), [x, *weights[:4]])
+        found.append([*results, *grads])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_from_run_to_run(cell: str, isa: str) -> None:
+    """With torch's own number of threads; what is free memory holds other bits each time."""
+    for shape in ("one row, many units", "rows", "both ways, rows", "odd"):
+        case = of(SHAPES[shape], cell, torch.float32)
+        expected = run(case, fastrnn)
+        for value in (float("nan"), 1e30):
+            torch.full((1 << 18,), value)
+            assert_same_bits(run(case, fastrnn), expected)
+
+
+def test_backward_on_the_calling_thread(threads: None) -> None:
+    """And not on autograd's own, which has its own pool."""
+    case = of(SHAPES["odd"], "lstm", torch.float32)
+    expected = with_threads(2, case)
+    with torch.autograd.set_multithreading_enabled(False):
+        assert_same_bits(with_threads(2, case), expected)
