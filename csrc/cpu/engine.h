@@ -1,6 +1,8 @@
 // What an instruction set offers: the two drivers, compiled for it.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -19,6 +21,19 @@ struct Pool {
   void for_ranges(int64_t tasks, double flops, const Task& task) const {
     constexpr double kWorthwhile = 1.5e6;
     threads == 1 || tasks == 1 || flops < kWorthwhile ? task(0, tasks) : run(tasks, task);
+  }
+
+  // Calls worker(next) on every thread, where next() takes the next one of [0, tasks), or -1 if
+  // none is left: for tasks of different sizes, and where a thread may be late.
+  template <class Worker>
+  void share_out(int64_t tasks, double flops, Worker worker) const {
+    std::atomic<int64_t> taken{0};
+    for_ranges(std::min<int64_t>(threads, tasks), flops, [&](int64_t, int64_t) {
+      worker([&] {
+        const int64_t task = taken.fetch_add(1, std::memory_order_relaxed);
+        return task < tasks ? task : -1;
+      });
+    });
   }
 };
 

@@ -23,10 +23,10 @@ void input_gradient(int64_t directions, const PlainWeights<Arch, T>* const* weig
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   const int64_t parts = std::clamp<int64_t>(pool.threads / std::max<int64_t>(blocks, 1), 1, panels);
   const double flops = 2. * rows * depth * units * directions;
-  pool.for_ranges(blocks * parts, flops, [&](int64_t begin, int64_t end) {
+  pool.share_out(blocks * parts, flops, [&](auto next) {
     const int64_t stride = (panels + parts - 1) / parts * vectors * W + W;
     Buffer<C> sum(kBlockRows * stride);
-    for (int64_t at = begin; at < end; ++at) {
+    for (int64_t at; (at = next()) >= 0;) {
       const int64_t row = at / parts * kBlockRows, part = at % parts;
       const int64_t count = std::min(kBlockRows, rows - row);
       const int64_t first = panels * part / parts * vectors;

@@ -42,14 +42,13 @@ class WeightGradient {
       first.push_back(first.back() + grid.down * grid.across);
       flops += 2. * (job.rows + 4) * job.m * job.n;
     }
-    pool_.for_ranges(first.back(), flops, [&](int64_t begin, int64_t end) {
+    pool_.share_out(first.back(), flops, [&](auto next) {
       const Scratch scratch(rows, m, n);
-      for (size_t i = 0; i < jobs_.size(); ++i) {
-        const Grid grid(jobs_[i], pool_.threads);
-        for (int64_t at = std::max(begin, first[i]); at < std::min(end, first[i + 1]); ++at) {
-          block(jobs_[i], grid, (at - first[i]) / grid.across, (at - first[i]) % grid.across,
-                scratch);
-        }
+      for (int64_t at; (at = next()) >= 0;) {
+        const auto job = std::upper_bound(first.begin(), first.end(), at) - first.begin() - 1;
+        const Grid grid(jobs_[job], pool_.threads);
+        at -= first[job];
+        block(jobs_[job], grid, at / grid.across, at % grid.across, scratch);
       }
     });
   }
@@ -82,7 +81,7 @@ class WeightGradient {
     Grid(const OuterProducts<T>& job, int threads) {
       n = round_up(blocks(job.n, blocks(job.n, kBlockN)), kColumns);
       across = blocks(job.n, n);
-      const int64_t wanted = std::max(blocks(job.m, kBlockM), blocks(2 * threads, across));
+      const int64_t wanted = std::max(blocks(job.m, kBlockM), blocks(3 * threads, across));
       m = round_up(blocks(job.m, wanted), kRows);
       down = blocks(job.m, m);
     }
