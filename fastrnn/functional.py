@@ -31,19 +31,17 @@ def layer(
 ) -> Output:
     """One layer, both directions, over a whole sequence; the arguments are those of ops.scan.
 
-    Under autocast, x, the states and the weights are cast to its dtype. With all_states, the
-    output's steps hold the states but h of every step even where autograd does not record.
+    Under autocast, x, the states and the weights are cast to its dtype, as torch does. With
+    all_states, the output's steps hold the states but h of every step even where autograd does not
+    record.
 
     Raises:
         RuntimeError: the device has no kernels, or a shape, type or device does not fit.
     """
-    if not x.is_cpu and x.device.type not in DEVICES:
-        raise RuntimeError(
-            f"fastrnn has no kernels for the device {x.device} in this build; it has them for "
-            f"{', '.join(DEVICES)}"
-        )
-    if torch._C._is_any_autocast_enabled():
-        x, states, weights = _autocast(x, states, weights)
+    _check_device(x)
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, states, weights = _cast(x, dtype), _cast_all(states, dtype), _cast_all(weights, dtype)
     return ops.scan(
         cell,
         x,
@@ -58,14 +56,21 @@ def layer(
     )
 
 
-def _autocast(
-    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
-) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-    """All in autocast's dtype where it is on for x's device; float64 is left alone, as in torch."""
-    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
-        return x, states, weights
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return x.to(dtype), [s.to(dtype) for s in states], [w.to(dtype) for w in weights]
+def _check_device(x: Tensor) -> None:
+    if not x.is_cpu and x.device.type not in DEVICES:
+        raise RuntimeError(
+            f"fastrnn has no kernels for the device {x.device} in this build; it has them for "
+            f"{', '.join(DEVICES)}"
+        )
+
+
+def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """As autocast does: floating-point types but float64."""
+    return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
+
+
+def _cast_all(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    return [_cast(t, dtype) for t in tensors]
 
 
 def stack(
@@ -91,8 +96,13 @@ def stack(
 
     Returns:
         y of the last layer, and the last states of all layers, shaped like states.
+
+    Raises:
+        RuntimeError: as of layer; or x is a single step, which has no stack.
     """
-    layers = len(weights)
+    if x.dim() != (3 if batch_sizes is None else 2):
+        raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
+    layers, batch_first = len(weights), batch_first and batch_sizes is None
     if layers == 1:
         y, last, _ = layer(
             cell,
@@ -134,5 +144,13 @@ def stack(
 def step(
     cell: str, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """One step: x [B, I], states [B, H] each, or none for zeros. Returns the states after it."""
-    return layer(cell, x, states, weights).last
+    """One step: x [B, I], states [B, H] each, or none for zeros. Returns the states after it.
+
+    Under autocast it computes in the type of the weights, so that states which go from step to step
+    are not rounded each time.
+    """
+    _check_device(x)
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
+        dtype = weights[0].dtype
+        x, states = _cast(x, dtype), _cast_all(states, dtype)
+    return ops.scan(cell, x, states, weights).last

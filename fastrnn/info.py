@@ -50,7 +50,7 @@ def _cuda() -> str:
 
 
 def self_check(seconds: float = CHECK_SECONDS) -> int:
-    """Compares random layers with torch.nn's, in float64, until the time is over.
+    """Compares random layers with torch.nn's, in float64, until the time is over; at least ten.
 
     Returns how many there were.
 
@@ -58,7 +58,7 @@ def self_check(seconds: float = CHECK_SECONDS) -> int:
         MismatchError: one differs; the message says which.
     """
     choose, count, end = random.Random(0), 0, perf_counter() + seconds
-    while perf_counter() < end:
+    while count < 10 or perf_counter() < end:
         name = choose.choice(["LSTM", "GRU", "RNN"])
         options = {
             "input_size": choose.randint(1, 40),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function, forward_ad
 
 from . import (
@@ -383,6 +384,8 @@ def _(
             batch = x.shape[0 if batch_first else 1]
         elif states:
             batch = states[0].shape[1]
+        elif not isinstance(batch_sizes, FakeTensor):  # x alone is on meta
+            batch = int(batch_sizes[0])
         else:
             batch = torch.library.get_ctx().new_dynamic_size()
         last = [x.new_empty(directions, batch, size) for size in sizes]

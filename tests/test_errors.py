@@ -802,3 +802,14 @@ def test_weights_may_lie_in_any_way(cell: str, isa: str) -> None:
         found, expected = fastrnn.ops.scan(**given), reference.scan(**given)
         torch.testing.assert_close(found.y, expected[0], rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(found.last, expected[1], rtol=1e-11, atol=1e-12)
+
+
+def test_nan_in_a_weight_shows_without_a_state() -> None:
+    for name in ("LSTM", "GRU", "RNN"):
+        theirs, ours = twins(name, 3, 5)
+        for module in (theirs, ours):
+            module.weight_hh_l0.data[1, 2] = torch.nan
+        found, expected = (tensors_in(m(torch.ones(1, 2, 3).double())) for m in (ours, theirs))
+        for f, e in zip(found, expected, strict=True):
+            assert torch.equal(f.isnan(), e.isnan())
+            assert f.isnan().any()

@@ -457,7 +457,7 @@ def test_without_autograd(name: str, options: dict, mode: Any) -> None:
         assert ours_.is_inference() == theirs_.is_inference()
 
 
-@modules
+@layers
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("initial", [False, True], ids=["zeros", "hx"])
 def test_autocast_computes_in_its_type(
@@ -480,6 +480,35 @@ def test_autocast_computes_in_its_type(
     for key, t in expected.items():
         assert found[key].dtype == (torch.float32 if key.startswith("grad") else dtype), key
         assert torch.equal(found[key], t.to(found[key].dtype)), key
+
+
+@cells
+@pytest.mark.parametrize("initial", [False, True], ids=["zeros", "hx"])
+def test_cells_keep_their_type_under_autocast(name: str, options: dict, initial: bool) -> None:
+    """A state that goes from step to step must not be rounded each time."""
+    _, ours = twins(name, I, H, dtype=torch.float32, **options)
+    args = [an_input(name, torch.float32), *([a_state(ours, B)] if initial else [])]
+
+    def call(*given: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return ours(*given)
+
+    found, expected = outcome(ours, *args, call=call), outcome(ours, *args)
+    assert found.keys() == expected.keys()
+    for key, t in expected.items():
+        assert found[key].dtype == torch.float32, key
+        assert torch.equal(found[key], t), key
+
+
+@layers
+def test_autocast_casts_floating_point_only(name: str, options: dict) -> None:
+    _, ours = twins(name, I, H, dtype=torch.float32, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(RuntimeError, match="input must be float32"):
+            ours(torch.ones(T, B, I, dtype=torch.int64))
+        with pytest.raises(RuntimeError, match="not the same dtype"):
+            hidden = torch.zeros(1, B, H, dtype=torch.float64)
+            ours(torch.ones(T, B, I), (hidden, hidden) if name == "LSTM" else hidden)
 
 
 @modules

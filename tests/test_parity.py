@@ -44,7 +44,9 @@ def test_float32_is_as_accurate_as_torch(cell: str, shape: tuple[int, ...], isa:
 
 
 # Long sums and long chains are where rounding errors grow.
-@pytest.mark.parametrize("shape", [(100, 3, 20, 24), (20, 16, 300, 32), (3, 2, 32, 520)])
+@pytest.mark.parametrize(
+    "shape", [(100, 3, 20, 24), (20, 16, 300, 32), (3, 2, 32, 520), (6, 8, 256, 256)]
+)
 @pytest.mark.parametrize("cell", CELLS)
 def test_float32_long_sums(cell: str, shape: tuple[int, ...], isa: str) -> None:
     assert_as_accurate_as_torch(Case(cell, *shape, dtype=torch.float32))

@@ -7,13 +7,12 @@
 //   kStates     carried states; state 0 is h, the one that the recurrent product reads
 //   kSaved      values that forward leaves for backward besides the states
 //   kAdditive   whether the cell uses x[k] + r[k] only, so that both products have one gradient
-//   kProjected  whether h may be projected between steps (backward then sees s[0] = 0)
+//   kProjected  whether h may be projected between steps: such a cell never sees h, s[0] is 0
 //
 //   forward(x, r, s, s1, z)        x[k] = W_ih x_t + b_ih and r[k] = W_hh h_{t-1} + b_hh of gate k;
 //                                  s the states before the step, s1 after it, z the saved values
 //   backward(z, s, s1, ds, dx, dr) ds: in, d(loss)/d(s1); out, the elementwise part of
-//   d(loss)/d(s),
-//                                  to which the driver adds R^T dr for state 0.
+//                                  d(loss)/d(s), to which the driver adds R^T dr for state 0.
 //                                  dx, dr: d(loss)/d(x), d(loss)/d(r); a cell that is additive
 //                                  writes dx only
 //

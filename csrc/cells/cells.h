@@ -1,4 +1,4 @@
-// The list of cells: name in Python, type. Nothing else in the project lists them.
+// The list of cells: name in Python, type. Nothing else in the C++ sources lists them.
 #pragma once
 
 #include "gru.h"

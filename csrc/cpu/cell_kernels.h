@@ -51,7 +51,7 @@ template <class T>
 struct CellKernels {
   using C = Compute<T>;
   int gates, states, saved;
-  bool additive, projected;
+  bool additive;
   // Units [unit, min(unit + blocks * kSize, hidden_size)); recurrent: W_hh h + b_hh by column.
   void (*forward)(const ForwardRow<T>* rows, int count, const C* recurrent, int64_t stride,
                   int64_t unit, int blocks, int64_t hidden_size);
@@ -150,7 +150,7 @@ void backward_cell(const BackwardRow<T>* rows, int count, const Compute<T>* prod
         continue;
       }
       ds[0] = ds[0] + load_or_zero<V>(row.grad_y, j, n);
-      s[0] = load_or_zero<V>(row.h_before, j, n);
+      s[0] = Cell::kProjected ? V(C(0)) : load_or_zero<V>(row.h_before, j, n);
       s1[0] = load<V>(row.h_after + j, n);
 #pragma GCC unroll 4
       for (int k = 1; k < Cell::kStates; ++k) {
@@ -179,7 +179,6 @@ inline constexpr CellKernels<T> kCellKernels = {Cell::kGates,
                                                 Cell::kStates,
                                                 Cell::kSaved,
                                                 Cell::kAdditive,
-                                                Cell::kProjected,
                                                 forward_cell<Arch, Cell, T>,
                                                 backward_cell<Arch, Cell, T>};
 

@@ -178,7 +178,7 @@ class Forward {
     }
     const GateWeights<Arch, T>& ih = direction_[slice.direction].ih;
     const Range columns = slice.part(ih.columns(), share_);
-    ih.multiply(count, x, x_stride_, false, columns.begin, columns.end - columns.begin,
+    ih.multiply(count, x, x_stride_, columns.begin, columns.end - columns.begin,
                 gates(slice) + columns.begin * W, gate_stride_);
   }
 
@@ -186,7 +186,6 @@ class Forward {
   int64_t step(const Slice& slice, Member& member, int64_t i, const C* gates) const {
     const GateWeights<Arch, T>& hh = direction_[slice.direction].hh;
     const int64_t t = slice.time(i), active = slice.active(t);
-    const bool from_zero = i == 0 && !p_.initial[0].data;
     const int64_t stride = group_ * W;
     ForwardRow<T>* row = rows(slice);
     for (int64_t m = 0; m < active; ++m) {
@@ -195,8 +194,7 @@ class Forward {
     }
     const Range columns = slice.part(hh.columns(), share_);
     for (int64_t column = columns.begin; column < columns.end; column += group_) {
-      hh.multiply(active, h(slice, i, 0), h_stride_, from_zero, column, group_, product(slice),
-                  stride);
+      hh.multiply(active, h(slice, i, 0), h_stride_, column, group_, product(slice), stride);
       kernels_.forward(row, int(active), product(slice), stride, column / kernels_.gates * W,
                        int(group_ / kernels_.gates), p_.hidden_size);
     }
@@ -236,8 +234,8 @@ class Forward {
     const ForwardRow<T>* row = rows(slice);
     const Range columns = slice.part(hr.columns(), hr.vectors());
     for (int64_t column = columns.begin; column < columns.end; column += hr.vectors()) {
-      hr.multiply(active, hidden(slice, 0), state_stride_, false, column, hr.vectors(),
-                  product(slice), stride);
+      hr.multiply(active, hidden(slice, 0), state_stride_, column, hr.vectors(), product(slice),
+                  stride);
       for (int64_t m = 0; m < active; ++m) {
         const C* out = product(slice) + m * stride;
         for (int64_t j = column * W; j < (column + hr.vectors()) * W; j += W, out += W) {

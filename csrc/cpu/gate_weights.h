@@ -55,10 +55,10 @@ class GateWeights {
   }
 
   // c[rows][count] = bias + a W^T for `count` columns from `column` on, both multiples of
-  // vectors(). With zero_rows, a is taken as zeros and not read.
-  void multiply(int64_t rows, const C* a, int64_t a_stride, bool zero_rows, int64_t column,
-                int64_t count, C* c, int64_t c_stride) const {
-    const int64_t depth = zero_rows ? 0 : panels_.depth;
+  // vectors().
+  void multiply(int64_t rows, const C* a, int64_t a_stride, int64_t column, int64_t count, C* c,
+                int64_t c_stride) const {
+    const int64_t depth = panels_.depth;
     const int64_t end = std::min(column + count, panels_.columns);
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
       if (panels_.data) {

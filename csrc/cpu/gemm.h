@@ -102,7 +102,7 @@ int panel_vectors(int gates, int64_t rows, int64_t columns) {
 
 // The depth that a tile sums up at a time. Summing in blocks keeps the rounding error of long sums
 // small, and a block of a panel in the first-level cache while all row tiles use it.
-inline constexpr int64_t kDepthBlock = 256;
+inline constexpr int64_t kDepthBlock = 128;
 
 // c[rows][vectors] = a b + init; init may be c.
 template <class Arch, class T>

@@ -20,8 +20,8 @@ struct alignas(64) Team {
 };
 
 // One thread's place in a team of `size` shares, of which it holds `shares`. A thread that holds
-// all of them, as when the pool runs serially, never waits: the barrier cannot deadlock on a share
-// that nobody runs.
+// all of them, as when the pool runs serially, never waits. Otherwise all threads of a team must
+// run at once, as those of OpenMP do, which all releases of PyTorch for Linux have.
 class Member {
  public:
   Member(Team& team, int64_t shares, int64_t size) : team_(team), shares_(shares), size_(size) {}

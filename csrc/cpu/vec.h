@@ -262,8 +262,8 @@ FRNN_INLINE void store(f16* p, V v) {
   store_half<V>(p, h | (w >> 16 & 0x8000));
 }
 
-// The first n of the vector's elements; the others read as 0 and are not written. Not functions of
-// their own: GCC 12 clears the upper half of a Vec that a function returns.
+// The first n of the vector's elements; the others read as 0 and are not written. Always inlined:
+// GCC 12 clears the upper half of a Vec that a function returns.
 template <class V, class T>
 FRNN_INLINE V load_part(const T* p, int n) {
   T part[V::kSize] = {};
