@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -253,6 +254,20 @@ std::pair<int64_t, int64_t> plan(int threads, int64_t directions, int64_t batch,
   return {plan.row_groups, plan.unit_groups};
 }
 
+// Where the groups of rows with falling lengths begin, and the last one ends.
+std::vector<int64_t> row_groups(std::vector<int64_t> lengths, int64_t groups) {
+  std::vector<int64_t> first(2);
+  first[1] = std::accumulate(lengths.begin(), lengths.end(), int64_t(0));
+  Schedule s;
+  s.steps = 1;
+  s.batch = lengths.size();
+  s.first = first.data();
+  s.lengths = lengths.data();
+  std::vector<int64_t> begins;
+  for (int64_t group = 0; group <= groups; ++group) begins.push_back(first_row(s, groups, group));
+  return begins;
+}
+
 template <class T, int kBytes>
 void add_vector(py::module_& m, const std::string& suffix) {
   m.def(("apply" + suffix).c_str(), apply_all<T, kBytes>);
@@ -299,4 +314,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("state_offset", state_offset);
   m.def("panel_offset", panel_offset);
   m.def("plan", plan);
+  m.def("row_groups", row_groups);
 }

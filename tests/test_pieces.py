@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -184,3 +185,18 @@ def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
                     if units > 1:
                         assert directions * rows * units <= max(threads, directions)
                         assert directions <= threads
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 7])
+def test_row_groups_have_about_the_same_number_of_steps(pieces: ModuleType, groups: int) -> None:
+    generator = np.random.default_rng(groups)
+    for longest in (0, 1, 3, 100):
+        for rows in (groups, groups + 1, 50):
+            lengths = np.sort(generator.integers(0, longest + 1, rows))[::-1]
+            begins = pieces.row_groups(lengths.tolist(), groups)
+            assert begins[0] == 0
+            assert begins[-1] == rows
+            assert all(begin < end for begin, end in pairwise(begins))
+            steps = [lengths[begin:end].sum() for begin, end in pairwise(begins)]
+            if rows == 50 and longest == 100:
+                assert max(steps) <= lengths.sum() / groups + longest

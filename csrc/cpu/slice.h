@@ -58,10 +58,21 @@ struct Slice {
   }
 };
 
+// The first row of row group `group`: groups have about the same number of steps in all, and a row
+// at least.
+inline int64_t first_row(const Schedule& s, int64_t groups, int64_t group) {
+  if (!s.lengths || group == groups) return s.batch * group / groups;
+  int64_t row = 0;
+  for (int64_t steps = 0; row < s.batch && steps * groups < s.rows() * group; ++row) {
+    steps += s.lengths[row];
+  }
+  return std::clamp(row, group, s.batch - groups + group);
+}
+
 // The rows of row group `group`.
 inline Range row_group(const ScanParams& p, const Plan& plan, int64_t group) {
-  return {p.schedule.batch * group / plan.row_groups,
-          p.schedule.batch * (group + 1) / plan.row_groups};
+  return {first_row(p.schedule, plan.row_groups, group),
+          first_row(p.schedule, plan.row_groups, group + 1)};
 }
 
 inline int64_t max_rows(const ScanParams& p, const Plan& plan) {
