@@ -66,7 +66,9 @@ def _panel(axes: Axes, results: Sequence[Result], training: bool) -> None:
             color=COLORS[cell],
             label=NAMES[cell],
         )
-        axes.bar_label(bars, [f"{r:.2g}" for r in ratios], padding=1, fontsize=9)
+        axes.bar_label(
+            bars, [f"{r:.1f}" if r < 10 else f"{r:.0f}" for r in ratios], padding=1, fontsize=9
+        )
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=1.2)
     axes.axvline(len(shapes) - 0.5, color="0.7", linewidth=1)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+from fastrnn import reference
 
-CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+CELLS = tuple(reference.CELLS)
+TORCH_CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # those that torch.nn has, too
 
 
 @dataclass(frozen=True)

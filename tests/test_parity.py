@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CELLS, Case, assert_as_accurate_as_torch, assert_equal, run, run_torch, variants
+from cases import (
+    TORCH_CELLS,
+    Case,
+    assert_as_accurate_as_torch,
+    assert_equal,
+    run,
+    run_torch,
+    variants,
+)
 
 import fastrnn
 
@@ -30,14 +38,14 @@ IDS = [f"T{t}B{b}I{i}H{h}" for t, b, i, h in SHAPES]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TORCH_CELLS)
 def test_float64_equals_torch(cell: str, shape: tuple[int, ...], isa: str) -> None:
     for case in variants(Case(cell, *shape)):
         assert_equal(run(case, fastrnn), run_torch(case))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TORCH_CELLS)
 def test_float32_is_as_accurate_as_torch(cell: str, shape: tuple[int, ...], isa: str) -> None:
     for case in variants(Case(cell, *shape, dtype=torch.float32)):
         assert_as_accurate_as_torch(case)
@@ -47,20 +55,20 @@ def test_float32_is_as_accurate_as_torch(cell: str, shape: tuple[int, ...], isa:
 @pytest.mark.parametrize(
     "shape", [(100, 3, 20, 24), (20, 16, 300, 32), (3, 2, 32, 520), (6, 8, 256, 256)]
 )
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TORCH_CELLS)
 def test_float32_long_sums(cell: str, shape: tuple[int, ...], isa: str) -> None:
     assert_as_accurate_as_torch(Case(cell, *shape, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("shape", [(1, 1, 3, 5), (7, 4, 8, 16), (20, 3, 17, 33), (5, 13, 40, 64)])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TORCH_CELLS)
 def test_16_bit_types(cell: str, shape: tuple[int, ...], dtype: torch.dtype, isa: str) -> None:
     for case in variants(Case(cell, *shape, dtype=dtype)):
         assert_as_accurate_as_torch(case)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", TORCH_CELLS)
 def test_layers(cell: str) -> None:
     for case in variants(Case(cell, 4, 3, 5, 6, layers=3)):
         assert_equal(run(case, fastrnn), run_torch(case))
