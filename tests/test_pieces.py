@@ -109,8 +109,8 @@ def _integers(*shape: int, dtype: str) -> np.ndarray:
 def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: str) -> None:
     columns = vectors * getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
     highest = getattr(pieces, f"tile_rows_{width}")[index]
-    # 256 is the depth that is summed at a time.
-    for depth in (0, 1, 7, 256, 257, 600):
+    # 128 is the depth that is summed at a time.
+    for depth in (0, 1, 7, 128, 129, 300):
         b = _integers(depth, columns, dtype=dtype)
         for rows in range(1, 2 * highest + 2):
             a, init = _integers(rows, depth, dtype=dtype), _integers(rows, columns, dtype=dtype)

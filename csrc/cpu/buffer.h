@@ -11,7 +11,8 @@
 namespace fastrnn::cpu {
 
 // Asks for huge pages where a block is large enough to have some: its first use then costs one page
-// fault per 2 MB instead of 512, which were 7% of a training step on 50 MB.
+// fault per 2 MB instead of 512. Backward took 708 ms without, 627 ms with them at T 100, B 64,
+// I = H = 512.
 inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kHuge = uintptr_t(2) << 20;

@@ -65,7 +65,7 @@ class WeightGradient {
   static constexpr int64_t kBiasDepth = 16;
 
   // How many products are summed at a time: about the root of all, because rounding errors then
-  // grow with 2 sqrt(rows) terms in place of all of them; 128 keeps a tile at 96% of its speed.
+  // grow with 2 sqrt(rows) terms in place of all of them.
   static int64_t sum_depth(int64_t rows) {
     int64_t depth = 16;
     while (depth < kBlockK && depth * depth < rows) depth *= 2;
@@ -149,7 +149,8 @@ class WeightGradient {
     }
   }
 
-  // The rows' parts are too short for the hardware to foresee the next one: 30% of the time.
+  // The rows' parts are too short for the hardware to foresee the next one: weight gradients took
+  // 387 ms without, 364 ms with it at T 100, B 64, I = H = 512.
   static constexpr int64_t kAhead = 8;
 
   template <class S>
