@@ -1,9 +1,17 @@
-"""Builds the extension modules; everything else stands in pyproject.toml."""
+"""Builds the extension modules; everything else stands in pyproject.toml.
 
+FASTRNN_CUDA=1 builds the CUDA kernels or fails, 0 leaves them out; by default they are built where
+torch has CUDA and a toolkit is found. TORCH_CUDA_ARCH_LIST says for which GPUs.
+"""
+
+import os
+import re
+import shutil
 import sys
 import sysconfig
 from glob import glob
 from importlib.util import find_spec
+from pathlib import Path
 
 from setuptools import setup
 
@@ -16,19 +24,104 @@ have_torch = find_spec("torch") is not None
 # The oldest torch whose stable ABI has all that the sources use; the binary runs on it and later.
 TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
+# Machine code for one GPU runs on all later ones of its generation; PTX on all later generations.
+ARCHITECTURES = "7.5;8.0;9.0;10.0;12.0+PTX"
+
+CELLS = Path("csrc/cells/cells.h")
+TYPES = {"float32": "float", "float64": "double", "bfloat16": "BFloat16", "float16": "Half"}
+
+
+def find_toolkit() -> str | None:
+    """The folder of a CUDA toolkit with headers; nvcc on the path may be a script that calls it."""
+    from torch.utils import cpp_extension
+
+    candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), cpp_extension.CUDA_HOME]
+    if nvcc := shutil.which("nvcc"):
+        candidates.append(str(Path(nvcc).resolve().parent.parent))
+        with open(nvcc, "rb") as file:
+            script = file.read(4096)
+        if script.startswith(b"#!"):
+            found = re.findall(r"(/\S+)/bin/nvcc", script.decode(errors="ignore"))
+            candidates.extend(found)
+    candidates.append("/usr/local/cuda")
+    for folder in filter(None, candidates):
+        home = Path(folder)
+        if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime.h").exists():
+            return str(home)
+    return None
+
+
+def with_cuda() -> bool:
+    """Whether to build the CUDA kernels; points torch's build tools to the toolkit if so."""
+    import torch
+    from torch.utils import cpp_extension
+
+    wanted = os.environ.get("FASTRNN_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"FASTRNN_CUDA must be 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return False
+    toolkit = find_toolkit() if torch.version.cuda else None
+    if toolkit is None:
+        if wanted == "1":
+            missing = "a CUDA toolkit" if torch.version.cuda else "a torch with CUDA"
+            raise SystemExit(f"FASTRNN_CUDA=1, but {missing} was not found")
+        return False
+    cpp_extension.CUDA_HOME = toolkit
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    return True
+
+
+def kernel_sources() -> list[str]:
+    """A source for each cell and type, so that they compile side by side."""
+    folder = Path("build/kernels")
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for cell in re.findall(r'X\("\w+", (\w+)\)', CELLS.read_text()):
+        for name, type_ in TYPES.items():
+            source = folder / f"{cell.lower()}_{name}.cu"
+            text = (
+                '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n'
+                f"template const CellKernels& kernels_of<{cell}, {type_}>();\n}}\n"
+            )
+            if not source.exists() or source.read_text() != text:
+                source.write_text(text)
+            sources.append(str(source))
+    return sources
+
 
 def build() -> dict:
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     flags = ["-O3", "-g0", "-std=c++20", "-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
-    cpu = CppExtension(
-        "fastrnn._C",
-        sources=["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
-        depends=glob("csrc/**/*.h", recursive=True),
-        extra_compile_args={"cxx": [*flags, TARGET]},
-        py_limited_api=True,
-    )
-    return {"ext_modules": [cpu], "cmdclass": {"build_ext": BuildExtension}}
+    headers = glob("csrc/**/*.h", recursive=True)
+    modules = [
+        CppExtension(
+            "fastrnn._C",
+            sources=["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
+            depends=headers,
+            extra_compile_args={"cxx": [*flags, TARGET]},
+            py_limited_api=True,
+        )
+    ]
+    if with_cuda():
+        device_flags = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", "-Xptxas=-v"]
+        sources = glob("csrc/cuda/*.cpp") + glob("csrc/cuda/*.cu")
+        modules.append(
+            CUDAExtension(
+                "fastrnn._cuda",
+                sources=[*sorted(sources), *kernel_sources()],
+                depends=headers,
+                include_dirs=[str(Path("csrc").resolve())],
+                extra_compile_args={
+                    "cxx": [*flags, "-DUSE_CUDA", TARGET],
+                    "nvcc": [*device_flags, "-DUSE_CUDA", TARGET],
+                },
+                py_limited_api=True,
+            )
+        )
+    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(

@@ -94,14 +94,16 @@ class ScheduleStorage {
   ScheduleStorage(int64_t steps, int64_t batch, const int64_t* lengths) {
     schedule_.steps = steps;
     schedule_.batch = batch;
-    active_.assign(steps, batch);
-    if (lengths) {
-      order_.resize(batch);
-      std::iota(order_.begin(), order_.end(), 0);
-      std::stable_sort(order_.begin(), order_.end(),
-                       [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
-      for (int64_t b : order_) lengths_.push_back(lengths[b]);
-      count_active();
+    if (!lengths) return;
+    order_.resize(batch);
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+    for (int64_t b : order_) lengths_.push_back(lengths[b]);
+    firsts_.assign(1, 0);
+    for (int64_t t = 0, running = batch; t < steps; ++t) {
+      while (running > 0 && lengths_[running - 1] <= t) --running;
+      firsts_.push_back(firsts_.back() + running);
     }
     finish();
   }
@@ -111,10 +113,13 @@ class ScheduleStorage {
     schedule_.steps = steps;
     schedule_.batch = batch_sizes[0];
     schedule_.packed = true;
-    active_.assign(batch_sizes, batch_sizes + steps);
+    firsts_.assign(steps + 1, 0);
+    std::partial_sum(batch_sizes, batch_sizes + steps, firsts_.begin() + 1);
     lengths_.resize(schedule_.batch);
     for (int64_t t = 0; t < steps; ++t) {
-      for (int64_t b = t + 1 < steps ? active_[t + 1] : 0; b < active_[t]; ++b) lengths_[b] = t + 1;
+      for (int64_t b = t + 1 < steps ? batch_sizes[t + 1] : 0; b < batch_sizes[t]; ++b) {
+        lengths_[b] = t + 1;
+      }
     }
     finish();
   }
@@ -124,25 +129,14 @@ class ScheduleStorage {
   const Schedule& get() const { return schedule_; }
 
  private:
-  void count_active() {
-    int64_t running = schedule_.batch;
-    for (int64_t t = 0; t < schedule_.steps; ++t) {
-      while (running > 0 && lengths_[running - 1] <= t) --running;
-      active_[t] = running;
-    }
-  }
-
   void finish() {
-    first_.resize(schedule_.steps + 1);
-    std::partial_sum(active_.begin(), active_.end(), first_.begin() + 1);
-    schedule_.active = active_.data();
-    schedule_.first = first_.data();
-    schedule_.lengths = lengths_.empty() ? nullptr : lengths_.data();
+    schedule_.firsts = firsts_.data();
+    schedule_.lengths = lengths_.data();
     schedule_.order = order_.empty() ? nullptr : order_.data();
   }
 
   Schedule schedule_;
-  std::vector<int64_t> active_, first_, lengths_, order_;
+  std::vector<int64_t> firsts_, lengths_, order_;
 };
 
 // One call: ScanParams and all that they point to.

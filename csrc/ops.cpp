@@ -8,12 +8,14 @@ STABLE_TORCH_LIBRARY(fastrnn, m) {
   m.def("cpu_isas() -> str");
   m.def(
       "scan(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, "
-      "Tensor? batch_sizes, Tensor? resets, bool bidirectional, bool batch_first, bool save) "
+      "Tensor? batch_sizes, Tensor? resets, bool bidirectional, bool batch_first, bool save, "
+      "bool allow_tf32=False) "
       "-> Tensor[]");
   m.def(
       "scan_backward(Tensor?[] grads, str cell, Tensor x, Tensor[] states, Tensor[] weights, "
       "Tensor? lengths, Tensor? batch_sizes, Tensor? resets, bool bidirectional, "
-      "bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, bool needs_weights) "
+      "bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, bool needs_weights, "
+      "bool allow_tf32=False) "
       "-> Tensor[]");
 }
 

@@ -26,23 +26,24 @@ struct State {
 };
 
 // Which rows run at which step. The drivers number the batch by falling length ("rows"), so that
-// the rows that run at step t are the first active[t] ones; order maps a row to its place in the
-// batch. Buffers of the drivers' own keep only rows that run: row r of step t is at first[t] + r.
+// the rows that run at step t are the first active(t) ones; order maps a row to its place in the
+// batch. Buffers of the drivers' own keep only rows that run: row r of step t is at first(t) + r.
 struct Schedule {
   int64_t steps = 0;                 // T
   int64_t batch = 0;                 // B
-  const int64_t* active = nullptr;   // [T]
-  const int64_t* first = nullptr;    // [T + 1]
-  const int64_t* lengths = nullptr;  // [B], falling; null: every row runs for all T steps
+  const int64_t* firsts = nullptr;   // [T + 1]; null: every row runs for all T steps
+  const int64_t* lengths = nullptr;  // [B], falling; null: likewise
   const int64_t* order = nullptr;    // [B]; null: the batch's own
   bool packed = false;
 
-  int64_t length(int64_t row) const { return lengths ? lengths[row] : steps; }
-  int64_t rows() const { return first[steps]; }
-  int64_t place(int64_t row) const { return order ? order[row] : row; }
+  FRNN_HD int64_t first(int64_t step) const { return firsts ? firsts[step] : step * batch; }
+  FRNN_HD int64_t active(int64_t step) const { return first(step + 1) - first(step); }
+  FRNN_HD int64_t length(int64_t row) const { return lengths ? lengths[row] : steps; }
+  FRNN_HD int64_t rows() const { return first(steps); }
+  FRNN_HD int64_t place(int64_t row) const { return order ? order[row] : row; }
   // The offset, in elements, of row `row` at `step` in a sequence.
-  int64_t offset(const Sequence& s, int64_t step, int64_t row) const {
-    return packed ? (first[step] + row) * s.row_stride
+  FRNN_HD int64_t offset(const Sequence& s, int64_t step, int64_t row) const {
+    return packed ? (first(step) + row) * s.row_stride
                   : step * s.step_stride + place(row) * s.row_stride;
   }
 };

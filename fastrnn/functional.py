@@ -13,7 +13,7 @@ from .ops import Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
-DEVICES = ("cpu", "meta")
+DEVICES = ("cpu", "cuda", "meta") if ops.HAVE_CUDA else ("cpu", "meta")
 
 
 def layer(

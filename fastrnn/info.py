@@ -41,6 +41,8 @@ def run() -> int:
 def _cuda() -> str:
     if find_spec("fastrnn._cuda") is None:
         kernels = "no: this build has no extension fastrnn._cuda"
+    elif torch.version.cuda is None:
+        kernels = "not loaded"
     else:
         kernels = "yes"
     if torch.version.cuda is None:

@@ -7,6 +7,8 @@ not have (second derivatives, tangents) is computed by fastrnn.reference, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,11 @@ from . import (
     _C,  # noqa: F401  (registers the ops)
     reference,
 )
+
+# A wheel may bring CUDA kernels to a torch that has no CUDA.
+HAVE_CUDA = torch.version.cuda is not None and find_spec("fastrnn._cuda") is not None
+if HAVE_CUDA:
+    import_module("fastrnn._cuda")
 
 _scan = torch.ops.fastrnn.scan.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
@@ -103,7 +110,7 @@ def scan(
         else:
             out = _apply_untransformed(*args)
     else:
-        flags = (bidirectional, batch_first, save)
+        flags = (bidirectional, batch_first, save, _allow_tf32(x))
         out = _scan(cell, x, states, weights, lengths, batch_sizes, resets, *flags)
     end = 1 + CELLS[cell].states
     return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
@@ -121,6 +128,16 @@ def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) 
         if t.requires_grad:
             return True
     return False
+
+
+def _allow_tf32(x: Tensor) -> bool:
+    """Whether float32 products may be rounded to TF32, as torch.backends says of cuDNN's RNNs."""
+    return x.is_cuda and x.dtype == torch.float32 and _tf32_flag()
+
+
+@torch.compiler.assume_constant_result
+def _tf32_flag() -> bool:
+    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
 
 
 def _transformed() -> bool:
@@ -149,7 +166,7 @@ class _Scan(Function):
 
     @staticmethod
     def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        return tuple(_scan(*_inputs(layer, inputs), True))
+        return tuple(_scan(*_inputs(layer, inputs), True, _allow_tf32(inputs[_FIXED - 1])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -217,7 +234,8 @@ class _ScanBackward(Function):
         states = CELLS[layer.cell].states
         grads, inputs = tensors[: 2 * states], tensors[2 * states :]
         inputs, outputs = inputs[: _FIXED + given], inputs[_FIXED + given :]
-        return tuple(_scan_backward(grads, *_inputs(layer, inputs), outputs, *needs))
+        flags = (*needs, _allow_tf32(inputs[_FIXED - 1]))
+        return tuple(_scan_backward(grads, *_inputs(layer, inputs), outputs, *flags))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -367,6 +385,7 @@ def _(
     bidirectional: bool,
     batch_first: bool,
     save: bool,
+    allow_tf32: bool = False,
 ) -> list[Tensor]:
     _check_device(x, weights, "parameter")
     _check_device(x, states, "hidden")
@@ -417,6 +436,7 @@ def _(
     needs_x: bool,
     needs_states: bool,
     needs_weights: bool,
+    allow_tf32: bool = False,
 ) -> list[Tensor]:
     wanted = [x] * needs_x + [*states] * needs_states + [*weights] * needs_weights
     return [t.new_empty(t.shape) for t in wanted]

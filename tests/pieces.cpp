@@ -230,7 +230,7 @@ int64_t sequence_offset(int64_t step_stride, int64_t row_stride, int64_t step, i
 int64_t packed_offset(std::vector<int64_t> first, int64_t row_stride, int64_t step, int64_t row) {
   Schedule schedule;
   schedule.packed = true;
-  schedule.first = first.data();
+  schedule.firsts = first.data();
   return schedule.offset({nullptr, 0, row_stride}, step, row);
 }
 
@@ -261,7 +261,7 @@ std::vector<int64_t> row_groups(std::vector<int64_t> lengths, int64_t groups) {
   Schedule s;
   s.steps = 1;
   s.batch = lengths.size();
-  s.first = first.data();
+  s.firsts = first.data();
   s.lengths = lengths.data();
   std::vector<int64_t> begins;
   for (int64_t group = 0; group <= groups; ++group) begins.push_back(first_row(s, groups, group));

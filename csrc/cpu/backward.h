@@ -303,8 +303,8 @@ class Backward {
     const C* gates[2] = {dx_.get(), dx_.get() + row_of(1, 0) * gate_stride_};
     Buffer<T*> out(s_.rows());
     for (int64_t t = 0; t < s_.steps; ++t) {
-      for (int64_t row = 0; row < s_.active[t]; ++row) {
-        out.get()[s_.first[t] + row] =
+      for (int64_t row = 0; row < s_.active(t); ++row) {
+        out.get()[s_.first(t) + row] =
             static_cast<T*>(p_.grad_x.data) + s_.offset(p_.grad_x, t, row);
       }
     }
@@ -322,7 +322,7 @@ class Backward {
       const T** hidden = h + count;
       const Slice all = whole(p_, d);
       for (int64_t t = 0, k = 0; t < s_.steps; ++t) {
-        for (int64_t m = 0; m < s_.active[t]; ++m, ++k) {
+        for (int64_t m = 0; m < s_.active(t); ++m, ++k) {
           x[k] = all.at<T>(p_.x, t, m);
           h[k] = h_before(all, t, m);
           if (p_.hidden) {

@@ -53,7 +53,8 @@ Pool pool() { return {int(torch::stable::get_num_threads()), run_on_torch_thread
 
 Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
              std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes,
-             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save) {
+             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save,
+             bool /*allow_tf32*/) {
   return fastrnn::scan(
       {std::move(cell), std::move(x), std::move(states), std::move(weights), std::move(lengths),
        std::move(batch_sizes), std::move(resets), bidirectional, batch_first},
@@ -64,7 +65,7 @@ Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell
                       Tensors states, Tensors weights, std::optional<Tensor> lengths,
                       std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
                       bool bidirectional, bool batch_first, Tensors outputs, bool needs_x,
-                      bool needs_states, bool needs_weights) {
+                      bool needs_states, bool needs_weights, bool /*allow_tf32*/) {
   return fastrnn::scan_backward(
       {std::move(cell), std::move(x), std::move(states), std::move(weights), std::move(lengths),
        std::move(batch_sizes), std::move(resets), bidirectional, batch_first},

@@ -36,7 +36,7 @@ struct Slice {
   int64_t length(int64_t m) const { return p.schedule.length(row + m); }
   int64_t place(int64_t m) const { return p.schedule.place(row + m); }
   int64_t active(int64_t t) const {
-    return std::clamp<int64_t>(p.schedule.active[t] - row, 0, rows);
+    return std::clamp<int64_t>(p.schedule.active(t) - row, 0, rows);
   }
   bool resets(int64_t t, int64_t m) const { return p.resets.data && *at<bool>(p.resets, t, m); }
 
@@ -49,7 +49,7 @@ struct Slice {
     return static_cast<T*>(s.data) + direction * s.direction_stride + place(m) * s.row_stride;
   }
   // Among the rows that run, where buffers of the drivers' own keep row m of step t.
-  int64_t running(int64_t t, int64_t m) const { return p.schedule.first[t] + row + m; }
+  int64_t running(int64_t t, int64_t m) const { return p.schedule.first(t) + row + m; }
 
   // The slice's columns of `columns`, in whole units of `unit`.
   Range part(int64_t columns, int64_t unit) const {

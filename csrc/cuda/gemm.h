@@ -1,0 +1,62 @@
+// Products of whole matrices, by torch: its libraries are the fastest there are for them. Tensors
+// are views of memory that the caller keeps.
+#pragma once
+
+#include <array>
+
+#include "../check.h"
+
+namespace fastrnn::cuda {
+
+using torch::stable::Device;
+
+// [rows, columns] of the memory at data.
+struct Matrix {
+  void* data;
+  int64_t rows, columns;
+  int64_t row_stride, column_stride = 1;
+
+  Matrix transposed() const { return {data, columns, rows, column_stride, row_stride}; }
+};
+
+class Gemm {
+ public:
+  Gemm(Device device, ScalarType type) : device_(device), type_(type) {}
+
+  Tensor view(const Matrix& m) const {
+    const std::array<int64_t, 2> sizes{m.rows, m.columns};
+    const std::array<int64_t, 2> strides{m.row_stride, m.column_stride};
+    return torch::stable::from_blob(m.data, sizes, strides, device_, type_);
+  }
+
+  // out = a b
+  void multiply(const Matrix& out, const Matrix& a, const Matrix& b) const {
+    multiply(view(out), view(a), view(b));
+  }
+  static void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
+    std::array<StableIValue, 3> stack{torch::stable::detail::from(a),
+                                      torch::stable::detail::from(b),
+                                      torch::stable::detail::from(out)};
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+    (void)torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
+  // out[column] = the sum of a's rows
+  void sum_rows(void* out, const Matrix& a) const {
+    const std::array<int64_t, 1> sizes{a.columns}, strides{1}, dims{0};
+    Tensor sum = torch::stable::from_blob(out, sizes, strides, device_, type_);
+    torch::stable::sum_out(sum, view(a), torch::headeronly::IntHeaderOnlyArrayRef(dims));
+  }
+
+  void copy(const Matrix& out, const Matrix& a) const {
+    Tensor to = view(out);
+    torch::stable::copy_(to, view(a));
+  }
+
+ private:
+  Device device_;
+  ScalarType type_;
+};
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,25 @@
+// The kernels of each cell and type, for the drivers. Each pair of them is compiled in a
+// translation unit of its own, which includes kernels_of.h.
+#pragma once
+
+#include "../cells/cells.h"
+#include "args.h"
+#include "launch.h"
+
+namespace fastrnn::cuda {
+
+// How a type's products are computed; float32's as torch's flag for TF32 says.
+enum class Arithmetic { kTensorCores, kFloat32 };
+
+struct CellKernels {
+  int gates, states;
+  bool additive;
+  Kernel<StepArgs> start_forward, step_forward, start_backward, step_backward;
+  // [Arithmetic][Exchange][log2 of tiles][backward]; null where there is none.
+  Kernel<PersistentArgs> persistent[2][3][3][2];
+};
+
+template <class Cell, class T>
+const CellKernels& kernels_of();
+
+}  // namespace fastrnn::cuda

@@ -1,0 +1,214 @@
+#include "run.h"
+
+#include <cstdlib>
+
+namespace fastrnn::cuda {
+namespace {
+
+// The paths that are known to be right on a GPU, and so are chosen by themselves wherever they are
+// the fastest. FASTRNN_CUDA_PATH forces any.
+constexpr Path kTrusted[] = {Path::kStep};
+
+const CellKernels& kernels_for(int cell, Type type) {
+#define FRNN_CELL_KERNELS(name, Cell)                                                \
+  {&kernels_of<Cell, float>, &kernels_of<Cell, double>, &kernels_of<Cell, BFloat16>, \
+   &kernels_of<Cell, Half>},
+  static constexpr const CellKernels& (*kAll[][4])() = {FRNN_CELLS(FRNN_CELL_KERNELS)};
+#undef FRNN_CELL_KERNELS
+  return kAll[cell][int(type)]();
+}
+
+ScalarType scalar_type(Type type) {
+  constexpr ScalarType kAll[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16,
+                                 ScalarType::Half};
+  return kAll[int(type)];
+}
+
+int64_t size_of(Type type) {
+  constexpr int64_t kAll[] = {4, 8, 2, 2};
+  return kAll[int(type)];
+}
+
+bool aligned(const void* data, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
+// Whether packs of two 16-bit values, and of two floats, are aligned wherever a kernel looks.
+bool all_whole(const ScanParams& p) {
+  if (size_of(p.type) != 2) return true;
+  bool whole = p.hidden_size % 2 == 0 && p.output_size % 2 == 0;
+  auto check = [&](const void* data, int64_t stride, int64_t other_stride, int64_t size) {
+    whole = whole && aligned(data, 2 * size) && stride % 2 == 0 && other_stride % 2 == 0;
+  };
+  for (const Sequence* s : {&p.y, &p.grad_y}) check(s->data, s->step_stride, s->row_stride, 2);
+  for (int k = 0; k < kMaxStates; ++k) {
+    for (const Sequence* s : {&p.steps[k], &p.grad_steps[k]}) {
+      check(s->data, s->step_stride, s->row_stride, 4);
+    }
+    for (const State* s : {&p.initial[k], &p.last[k], &p.grad_last[k], &p.grad_initial[k]}) {
+      check(s->data, s->direction_stride, s->row_stride, 2);
+    }
+  }
+  for (const Weights& w : p.weights) {
+    check(w.bias_ih, 0, 0, 2);
+    check(w.bias_hh, 0, 0, 2);
+  }
+  check(p.saved, 0, 0, 2);
+  check(p.hidden, 0, 0, 2);
+  return whole;
+}
+
+std::optional<Path> forced_path() {
+  const char* wanted = std::getenv("FASTRNN_CUDA_PATH");
+  if (!wanted || !*wanted) return std::nullopt;
+  for (Path path : {Path::kStep, Path::kCta, Path::kCluster, Path::kGrid}) {
+    if (wanted[0] == char(path) && !wanted[1]) return path;
+  }
+  FRNN_CHECK(false, "FASTRNN_CUDA_PATH is '", wanted, "', but the paths are F, A, C and G");
+}
+
+}  // namespace
+
+Run::Run(const ScanParams& params, const Call& call, bool backward)
+    : p(params),
+      s(params.schedule),
+      call(call),
+      kernels(kernels_for(params.cell, params.type)),
+      sequence(sequence_kernels(params.type)),
+      gemm(call.device, scalar_type(params.type)),
+      element(size_of(params.type)),
+      compute(params.type == Type::kFloat64 ? 8 : 4),
+      whole(all_whole(params)),
+      backward_(backward) {
+  p.schedule = upload(s);
+}
+
+void* Run::allocate(int64_t bytes) {
+  const std::array<int64_t, 1> size{bytes};
+  memory_.push_back(torch::stable::empty(size, ScalarType::Byte, std::nullopt, call.device));
+  return memory_.back().data_ptr();
+}
+
+void* Run::allocate_zeros(int64_t bytes) {
+  void* data = allocate(bytes);
+  torch::stable::zero_(memory_.back());
+  return data;
+}
+
+Schedule Run::upload(const Schedule& host) {
+  if (!host.firsts) return host;
+  Schedule device = host;
+  auto copy = [&](const int64_t*& array, int64_t count) {
+    if (!array) return;
+    const int64_t* from = array;
+    int64_t* to = static_cast<int64_t*>(allocate(count * sizeof(int64_t)));
+    for (int64_t begin = 0; begin < count; begin += UploadArgs::kCount) {
+      UploadArgs args;
+      args.to = to + begin;
+      args.count = int(std::min<int64_t>(UploadArgs::kCount, count - begin));
+      std::copy(from + begin, from + begin + args.count, args.values);
+      launch(upload_kernel(), args.count, args);
+    }
+    array = to;
+  };
+  copy(device.firsts, host.steps + 1);
+  copy(device.lengths, host.batch);
+  copy(device.order, host.batch);
+  return device;
+}
+
+bool Run::is_compact(const Sequence& sequence, int64_t features) const {
+  if (s.packed) return sequence.row_stride == features;
+  if (s.firsts) return false;
+  return (s.batch == 1 || sequence.row_stride == features) &&
+         (s.steps == 1 || sequence.step_stride == s.batch * features);
+}
+
+Matrix Run::compact_x() {
+  const int64_t features = p.input_size;
+  Matrix x{p.x.data, s.rows(), features, features};
+  if (!is_compact(p.x, features)) {
+    x.data = allocate(s.rows() * features * element);
+    launch(sequence.gather, s.steps * s.batch * features,
+           RowsArgs{p.schedule, p.x, x.data, features});
+  }
+  return x;
+}
+
+Matrix Run::input_weights() {
+  const int64_t features = p.input_size;
+  Matrix all{p.weights[0].ih, p.directions * gate_rows(), features, features};
+  if (p.directions == 1) return all;
+  const int64_t bytes = gate_rows() * features * element;
+  all.data = allocate(p.directions * bytes);
+  for (int64_t d = 0; d < p.directions; ++d) {
+    gemm.copy({row(all.data, d, bytes), gate_rows(), features, features},
+              {p.weights[d].ih, gate_rows(), features, features});
+  }
+  return all;
+}
+
+Arithmetic Run::arithmetic() const {
+  return p.type == Type::kFloat32 && !call.allow_tf32 ? Arithmetic::kFloat32
+                                                      : Arithmetic::kTensorCores;
+}
+
+std::optional<Plan> Run::persistent_plan() const {
+  const std::optional<Path> forced = forced_path();
+  const bool tensor_cores = arithmetic() == Arithmetic::kTensorCores;
+  const Work work{{.gates = kernels.gates,
+                   .states = kernels.states,
+                   .hidden_size = p.hidden_size,
+                   .backward = backward_,
+                   .element_size = int(element),
+                   .fragments = tensor_cores ? 16 : 12},
+                  s.batch,
+                  int(p.directions)};
+  const Limits limits = limits_of(call.device.index());
+  std::optional<Plan> best;
+  auto consider = [&](Path path) {
+    const bool possible = path == Path::kStep || (p.type != Type::kFloat64 && !projected());
+    const auto plan =
+        possible ? plan_path(work, path, limits, tensor_cores) : std::optional<Plan>();
+    FRNN_CHECK(plan || !forced, "FASTRNN_CUDA_PATH is '", char(path),
+               "', but that path does not run this shape and type on this device");
+    if (plan && (!best || plan->step < best->step)) best = plan;
+  };
+  if (forced) {
+    consider(*forced);
+  } else {
+    for (Path path : kTrusted) consider(path);
+  }
+  if (best->path == Path::kStep) return std::nullopt;
+  return best;
+}
+
+bool Run::launch_persistent(const Plan& plan, PersistentArgs args) {
+  const Geometry& g = plan.geometry;
+  const Exchange exchange = plan.exchange();
+  args.p = p;
+  args.g = g;
+  args.whole = whole;
+  args.whole_weights = p.hidden_size * element % 16 == 0;
+  for (const void* w : args.weights) args.whole_weights = args.whole_weights && aligned(w, 16);
+  if (exchange == Exchange::kGrid) {
+    const int64_t groups = p.directions * g.groups;
+    const int depth_gates = backward_ ? kernels.gates : 1;
+    const int64_t row_bytes = int64_t(g.padded_hidden) * depth_gates * element;
+    args.operands = static_cast<uint32_t*>(allocate(groups * 2 * g.rows * row_bytes));
+    args.flags = static_cast<uint32_t*>(allocate_zeros(groups * g.ctas * 4));
+  }
+  const int tiles = g.tiles == 4 ? 2 : g.tiles == 2 ? 1 : 0;
+  const auto kernel =
+      kernels.persistent[int(arithmetic())][int(exchange)][tiles][backward_ ? 1 : 0];
+  FRNN_CHECK(kernel, "no persistent kernel for this plan");
+  const LaunchShape shape{.blocks = int64_t(g.groups) * g.ctas,
+                          .directions = int(p.directions),
+                          .threads = kThreads,
+                          .shared_memory = g.shared_memory,
+                          .cluster = exchange == Exchange::kCluster ? g.ctas : 1,
+                          .cooperative = exchange == Exchange::kGrid};
+  return try_launch(kernel, shape, call.stream, args);
+}
+
+}  // namespace fastrnn::cuda
