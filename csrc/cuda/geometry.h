@@ -64,7 +64,7 @@ constexpr int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
 // Completes what ctas, units, rows and tiles leave open.
 inline Geometry make_geometry(const Product& p, Exchange exchange, int ctas, int rows, int tiles,
-                                 int64_t batch) {
+                              int64_t batch) {
   Geometry g;
   g.ctas = ctas, g.rows = rows, g.tiles = tiles;
   g.groups = ceil_div(batch, rows);

@@ -54,7 +54,7 @@ inline Limits limits_of(int) {
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that the next call does not report it again
-  FRNN_CHECK(error != cudaErrorNoKernelImageForDevice,
+  FRNN_CHECK(error != cudaErrorNoKernelImageForDevice && error != cudaErrorInvalidDeviceFunction,
              "fastrnn was not built for this GPU's compute capability: build it with ",
              "TORCH_CUDA_ARCH_LIST naming it");
   fail("CUDA error in ", what, ": ", cudaGetErrorString(error));
