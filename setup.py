@@ -125,6 +125,7 @@ def build() -> dict:
 
 
 setup(
+    license="Apache-2.0",
     setup_requires=[] if have_torch else ["torch>=2.11"],
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
     **(build() if have_torch else {}),

@@ -69,6 +69,7 @@ struct MessageState {
 };
 
 struct Block {
+  std::vector<Fiber*> ready;
   dim3 index;
   unsigned rank = 0;  // in its cluster
   std::vector<Block*> cluster;
@@ -95,7 +96,7 @@ struct Machine {
   dim3 grid, block;
   std::function<void()> kernel;
   std::mt19937_64 random;
-  std::vector<Fiber*> ready;
+  std::vector<Block*> running;
   std::deque<Message> messages;
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<std::unique_ptr<char[]>> stacks;
@@ -128,7 +129,7 @@ inline void go_on(Fiber& fiber) {
 
 // Lets others go on; the fiber itself stays ready.
 inline void poll() {
-  machine().ready.push_back(machine().current);
+  block().ready.push_back(machine().current);
   switch_away();
 }
 
@@ -138,8 +139,7 @@ inline void arrive_and_wait(Barrier& barrier) {
     switch_away();
     return;
   }
-  auto& ready = machine().ready;
-  ready.insert(ready.end(), barrier.waiting.begin(), barrier.waiting.end());
+  for (Fiber* fiber : barrier.waiting) fiber->block->ready.push_back(fiber);
   barrier.waiting.clear();
 }
 
@@ -215,11 +215,12 @@ inline void start(const std::vector<dim3>& indices, int shared_memory) {
       f.context.uc_stack.ss_size = kStack;
       f.context.uc_link = nullptr;
       makecontext(&f.context, fiber_main, 0);
-      m.ready.push_back(&f);
+      b.ready.push_back(&f);
     }
     cluster.push_back(&b);
   }
   for (Block* b : cluster) b->cluster = cluster;
+  m.running.insert(m.running.end(), cluster.begin(), cluster.end());
 }
 
 inline char* shared_of(Block& b) {
@@ -237,6 +238,27 @@ inline void end(Block& b, int shared_memory) {
   }
 }
 
+// One of the items, which it takes out.
+inline Fiber* take_any(std::vector<Fiber*>& from) {
+  std::swap(from[machine().random() % from.size()], from.back());
+  Fiber* taken = from.back();
+  from.pop_back();
+  return taken;
+}
+
+// Which block goes on: for long the same one, so that blocks run far ahead of each other; null
+// where no thread can.
+inline Block* next_block(Block* favorite) {
+  Machine& m = machine();
+  if (favorite && !favorite->ready.empty() && m.random() % 4096) return favorite;
+  const size_t count = m.running.size(), first = count ? m.random() % count : 0;
+  for (size_t i = 0; i < count; ++i) {
+    Block* block = m.running[(first + i) % count];
+    if (!block->ready.empty()) return block;
+  }
+  return nullptr;
+}
+
 inline void run(dim3 grid, dim3 threads, int shared_memory, int cluster,
                 std::function<void()> kernel) {
   Machine& m = machine();
@@ -250,37 +272,33 @@ inline void run(dim3 grid, dim3 threads, int shared_memory, int cluster,
       waiting.push_back(indices);
     }
   }
-  int running = 0;
+  m.running.clear();
+  Block* favorite = nullptr;
   int64_t steps = 0;
-  size_t left = size_t(grid.x) * grid.y;
-  while (left > 0) {
-    while (!waiting.empty() && running + cluster <= std::max(m.resident, cluster)) {
+  while (!waiting.empty() || !m.running.empty()) {
+    while (!waiting.empty() && int(m.running.size()) + cluster <= std::max(m.resident, cluster)) {
       start(waiting.back(), shared_memory);
       waiting.pop_back();
-      running += cluster;
     }
-    while (!m.messages.empty() && (m.ready.empty() || m.random() % 4)) {
+    favorite = next_block(favorite);
+    // Messages take their time, all the more the longer one block runs on.
+    while (!m.messages.empty() && (!favorite || m.random() % 4 == 0)) {
       deliver(m.random() % m.messages.size());
+      if (!favorite) favorite = next_block(nullptr);
     }
-    if (m.ready.empty() || ++steps > m.step_limit) {
-      const bool stuck = m.ready.empty();
-      m.ready.clear();
+    if (!favorite || ++steps > m.step_limit) {
       m.messages.clear();
       m.blocks.clear();  // the fibers' stacks are lost, which a failed test may
-      throw std::runtime_error(stuck ? "deadlock: all threads wait"
-                                     : "no end within the step limit");
+      throw std::runtime_error(favorite ? "no end within the step limit"
+                                        : "deadlock: all threads wait");
     }
-    std::swap(m.ready[m.random() % m.ready.size()], m.ready.back());
-    Fiber& next = *m.ready.back();
-    m.ready.pop_back();
-    go_on(next);
-    Fiber& f = *m.current;
-    if (!f.done || --f.block->left > 0) continue;
-    --left;
-    --running;
-    end(*f.block, shared_memory);
-    // A cluster's memory stays until its last block ends; so does everything, for simplicity.
-    f.block->fibers.clear();
+    Fiber& fiber = *take_any(favorite->ready);
+    go_on(fiber);
+    if (!fiber.done || --fiber.block->left > 0) continue;
+    end(*fiber.block, shared_memory);
+    // Its memory stays until the launch ends, for peers that still send to it.
+    std::erase(m.running, fiber.block);
+    favorite = nullptr;
   }
   if (!m.messages.empty()) throw std::runtime_error("messages to a block that has ended");
   m.blocks.clear();

@@ -1,0 +1,214 @@
+// What the persistent kernels are built on, measured by itself: how long a hand-over between CTAs
+// takes, how fast a warp's fragments multiply, which clusters fit. plan.h's Costs are to be these.
+//
+//   nvcc -std=c++20 -O3 -arch=sm_90 -Icsrc -I$TORCH/include bench/primitives.cu -o primitives
+//   ./primitives > bench/results/primitives.json
+//
+// where TORCH is the folder of the Python package torch.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "cuda/math.h"
+
+using namespace fastrnn::cuda;
+
+namespace {
+
+constexpr int kRounds = 2000;
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
+  std::exit(1);
+}
+
+// Two CTAs of a cluster send each other a word in turns.
+__global__ void __cluster_dims__(2) cluster_ping(int64_t* cycles) {
+  __shared__ uint32_t word;
+  __shared__ MessageBarrier barrier;
+  const uint32_t rank = blockIdx.x % 2;
+  if (threadIdx.x == 0) {
+    barrier.init();
+    barrier.expect(4);
+  }
+  cluster_barrier();
+  const int64_t start = clock64();
+  if (threadIdx.x == 0) {
+    for (uint32_t i = 0; i < kRounds; ++i) {
+      if (rank == i % 2) {
+        send(&word, i, &barrier, 1 - rank);
+      } else {
+        barrier.wait(i / 2 % 2);
+        barrier.expect(4);
+      }
+    }
+  }
+  if (threadIdx.x == 0 && rank == 0) *cycles = clock64() - start;
+  cluster_barrier();
+}
+
+__global__ void __cluster_dims__(2) cluster_barriers(int64_t* cycles) {
+  cluster_barrier();
+  const int64_t start = clock64();
+  for (int i = 0; i < kRounds; ++i) cluster_barrier();
+  if (threadIdx.x == 0 && blockIdx.x == 0) *cycles = clock64() - start;
+}
+
+// Every CTA raises its flag and waits for all others': a step of GridExchange without its data.
+__global__ void grid_flags(uint32_t* flags, int64_t* cycles) {
+  const int64_t start = clock64();
+  for (uint32_t i = 1; i <= kRounds; ++i) {
+    __syncthreads();
+    if (threadIdx.x == 0) set_flag(flags + blockIdx.x, i);
+    for (unsigned n = threadIdx.x; n < gridDim.x; n += blockDim.x) {
+      while (read_flag(flags + n) < i) {
+      }
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x == 0 && blockIdx.x == 0) *cycles = clock64() - start;
+}
+
+// Eight warps multiply what they hold by an operand in shared memory, as a persistent kernel does.
+template <class Math, int kTiles>
+__global__ void __launch_bounds__(256, 1) products(int rows, float* out, int64_t* cycles) {
+  constexpr int kChunks = Math::kFragments / kTiles, kStride = (kChunks | 1) * kChunkWords;
+  __shared__ __align__(16) uint32_t operand[8 * kStride];
+  const int lane = threadIdx.x % 32;
+  for (int i = threadIdx.x; i < 8 * kStride; i += 256) operand[i] = 0;
+  WeightFragment w[kChunks][kTiles];
+  for (auto& chunk : w) {
+    for (auto& fragment : chunk) {
+      for (auto& v : fragment.v) v = threadIdx.x;
+    }
+  }
+  __syncthreads();
+  typename Math::Tile acc[kTiles] = {};
+  const int64_t start = clock64();
+  for (int i = 0; i < kRounds; ++i) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      Math::multiply(acc, w[c], operand + c * kChunkWords, kStride, lane, rows);
+    }
+    __syncthreads();
+  }
+  const int64_t end = clock64();
+  float sum = 0;
+  for (auto& tile : acc) {
+    float d[4];
+    Math::finish(tile, d, lane);
+    sum += d[0] + d[1] + d[2] + d[3];
+  }
+  out[threadIdx.x] = sum;
+  if (threadIdx.x == 0) *cycles = end - start;
+}
+
+__global__ void large_kernel() {}
+
+class Bench {
+ public:
+  Bench() {
+    check(cudaGetDeviceProperties(&properties_, 0), "cudaGetDeviceProperties");
+    check(cudaMalloc(&cycles_, 8), "cudaMalloc");
+    check(cudaMalloc(&flags_, 4096), "cudaMalloc");
+    check(cudaMalloc(&out_, 4096), "cudaMalloc");
+  }
+  ~Bench() {
+    cudaFree(cycles_);
+    cudaFree(flags_);
+    cudaFree(out_);
+  }
+
+  void run() {
+    std::printf("{\n \"device\": \"%s\",\n \"multiprocessors\": %d,\n", properties_.name,
+                properties_.multiProcessorCount);
+    for (int size : {2, 4, 8, 16}) clusters(size);
+    per_round("cluster, one hop", [&] { cluster_ping<<<2, 32>>>(cycles_); });
+    per_round("cluster, barrier of 512 threads", [&] { cluster_barriers<<<2, 256>>>(cycles_); });
+    for (int ctas : {2, 8, 32, 64, 128}) {
+      if (ctas > properties_.multiProcessorCount) continue;
+      char name[64];
+      std::snprintf(name, sizeof(name), "grid, flags of %d CTAs", ctas);
+      per_round(name, [&] {
+        check(cudaMemset(flags_, 0, 4096), "cudaMemset");
+        void* arguments[] = {&flags_, &cycles_};
+        check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_flags), dim3(ctas),
+                                          dim3(256), arguments, 0, nullptr),
+              "cudaLaunchCooperativeKernel");
+      });
+    }
+    math<BFloat16Math>("bfloat16");
+    math<Tf32Math>("tf32");
+    math<Float32Math>("float32");
+    std::printf(" \"unit\": \"cycles\"\n}\n");
+  }
+
+ private:
+  template <class Math>
+  void math(const char* type) {
+    for (int rows : {1, 8}) {
+      char name[64];
+      std::snprintf(name, sizeof(name), "%s, 4 tiles of all chunks by %d rows", type, rows);
+      per_round(name, [&] { products<Math, 4><<<1, 256>>>(rows, out_, cycles_); });
+    }
+    char name[64];
+    std::snprintf(name, sizeof(name), "%s, 1 tile of all chunks by 8 rows", type);
+    per_round(name, [&] { products<Math, 1><<<1, 256>>>(8, out_, cycles_); });
+  }
+
+  // How many clusters of a size with all shared memory run at once, and whether cooperatively.
+  void clusters(int size) {
+    const int shared = int(properties_.sharedMemPerBlockOptin);
+    const auto kernel = reinterpret_cast<const void*>(large_kernel);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+          "cudaFuncSetAttribute");
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          "cudaFuncSetAttribute");
+    cudaLaunchAttribute attributes[2];
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {unsigned(size), 1, 1};
+    attributes[1].id = cudaLaunchAttributeCooperative;
+    attributes[1].val.cooperative = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(unsigned(size));
+    config.blockDim = dim3(256);
+    config.dynamicSmemBytes = size_t(shared);
+    config.attrs = attributes;
+    config.numAttrs = 1;
+    int count = 0;
+    if (cudaOccupancyMaxActiveClusters(&count, kernel, &config) != cudaSuccess) count = 0;
+    config.numAttrs = 2;
+    const bool cooperative = cudaLaunchKernelExC(&config, kernel, nullptr) == cudaSuccess &&
+                             cudaDeviceSynchronize() == cudaSuccess;
+    cudaGetLastError();
+    std::printf(" \"clusters of %d at once\": %d,\n", size, count);
+    std::printf(" \"clusters of %d, cooperative\": %s,\n", size, cooperative ? "true" : "false");
+  }
+
+  // The median of five launches, in cycles a round.
+  template <class Launch>
+  void per_round(const char* name, Launch launch) {
+    std::vector<double> found;
+    for (int i = 0; i < 5; ++i) {
+      launch();
+      check(cudaGetLastError(), name);
+      check(cudaDeviceSynchronize(), name);
+      int64_t cycles = 0;
+      check(cudaMemcpy(&cycles, cycles_, 8, cudaMemcpyDeviceToHost), "cudaMemcpy");
+      found.push_back(double(cycles) / kRounds);
+    }
+    std::sort(found.begin(), found.end());
+    std::printf(" \"%s\": %.1f,\n", name, found[2]);
+  }
+
+  cudaDeviceProp properties_;
+  int64_t* cycles_ = nullptr;
+  uint32_t* flags_ = nullptr;
+  float* out_ = nullptr;
+};
+
+}  // namespace
+
+int main() { Bench().run(); }
