@@ -18,6 +18,10 @@
 #include "cells/cells.h"
 #include "scan.h"
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // as PyTorch 2.11 calls it
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace fastrnn {
 
 using torch::headeronly::ScalarType;
