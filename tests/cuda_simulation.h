@@ -171,6 +171,7 @@ inline void deliver(size_t i) {
   std::swap(messages[i], messages.back());
   const Message m = messages.back();
   messages.pop_back();
+  if (m.to->left == 0) throw std::runtime_error("a message to a block that has ended");
   memcpy(m.at, &m.value, 4);
   MessageState& state = m.to->messages.at(m.barrier);
   state.bytes -= 4;
