@@ -41,10 +41,15 @@ struct Schedule {
   FRNN_HD int64_t length(int64_t row) const { return lengths ? lengths[row] : steps; }
   FRNN_HD int64_t rows() const { return first(steps); }
   FRNN_HD int64_t place(int64_t row) const { return order ? order[row] : row; }
-  // The offset, in elements, of row `row` at `step` in a sequence.
+  // The offset, in elements, of row `row` at `step` in a sequence, and its two parts.
   FRNN_HD int64_t offset(const Sequence& s, int64_t step, int64_t row) const {
-    return packed ? (first(step) + row) * s.row_stride
-                  : step * s.step_stride + place(row) * s.row_stride;
+    return step_offset(s, step) + row_offset(s, row);
+  }
+  FRNN_HD int64_t step_offset(const Sequence& s, int64_t step) const {
+    return packed ? first(step) * s.row_stride : step * s.step_stride;
+  }
+  FRNN_HD int64_t row_offset(const Sequence& s, int64_t row) const {
+    return (packed ? row : place(row)) * s.row_stride;
   }
 };
 

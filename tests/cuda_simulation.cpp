@@ -35,8 +35,7 @@ namespace {
 namespace py = pybind11;
 using namespace fastrnn::cuda;
 
-// ---- what the simulation itself must see
-// ---------------------------------------------------------
+// ---- what the simulation itself must see -------------------------------------------------------
 
 struct Probe {
   int threads;
@@ -105,8 +104,7 @@ std::vector<float> probe(const std::string& name, int threads) {
   return out;
 }
 
-// ---- the planner
-// ---------------------------------------------------------------------------------
+// ---- the planner -------------------------------------------------------------------------------
 
 py::object plan(const std::string& path, int gates, int64_t hidden_size, int64_t batch,
                 int directions, bool backward, int element_size, bool tensor_cores, int arch,

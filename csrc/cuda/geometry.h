@@ -33,6 +33,13 @@ struct Product {
   constexpr int packs_per_thread() const { return backward ? kBackwardPacks : kForwardPacks; }
 };
 
+// What a persistent kernel keeps of where each row lies: its length, and its offset in y, resets,
+// grad_y, and the steps and grad_steps of each state but h.
+enum Place { kLength, kY, kResets, kGradY, kSteps };
+FRNN_HD constexpr int place_of_steps(int state) { return kSteps + 2 * (state - 1); }
+FRNN_HD constexpr int place_of_grad_steps(int state) { return kSteps + 2 * state - 1; }
+FRNN_HD constexpr int place_count(int states) { return kSteps + 2 * (states - 1); }
+
 struct Geometry {
   int ctas = 1;    // of a group
   int units = 8;   // of a CTA, a multiple of 8
@@ -52,7 +59,7 @@ struct Geometry {
   int operand_slots = 1;
 
   // Offsets in shared memory, in bytes.
-  int partials = 0, carry = 0, bias = 0, spill = 0, barriers = 0, shared_memory = 0;
+  int partials = 0, carry = 0, bias = 0, places = 0, spill = 0, barriers = 0, shared_memory = 0;
 
   FRNN_HD int padded_rows() const { return (rows + 7) / 8 * 8; }
   constexpr int row_words(const Product& p) const {
@@ -91,6 +98,7 @@ inline Geometry make_geometry(const Product& p, Exchange exchange, int ctas, int
   place(g.partials, g.slices * g.padded_rows() * g.partial_stride * 4);
   place(g.carry, p.states * rows * g.units * 4);
   place(g.bias, p.backward ? 0 : 2 * p.gates * g.units * 4);
+  place(g.places, place_count(p.states) * rows * 8);
   place(g.spill, g.warp_rows * g.slices * g.spilled * tiles * 1024);
   place(g.barriers, 2 * 8);
   g.shared_memory = offset;

@@ -11,21 +11,26 @@
 namespace fastrnn::cuda {
 
 // What a CTA is responsible for. The grid is [groups * ctas, directions].
-template <class Math, bool kBackward>
+template <class Cell, class Math, bool kBackward>
 struct Site {
   using T = typename Math::T;
-  static constexpr int N = kPack<T>;
+  static constexpr int N = kPack<T>, G = Cell::kGates;
+  static constexpr int kPacks = kBackward ? kBackwardPacks : kForwardPacks;
+  static constexpr int kRowGates = kBackward ? 1 : G, kDepthGates = kBackward ? G : 1;
 
+  const ScanParams& p;
   const PersistentArgs& a;
   const Geometry& g;
   char* shared;
   int direction, group, rank;
   int64_t first_row, first_unit;
-  int rows, packs, depth_gates;
+  int rows, packs;
   int64_t steps;
+  int own_row[kPacks], own_word[kPacks];  // of this thread; row -1: none
 
-  FRNN_DEVICE Site(const PersistentArgs& args, int gates)
-      : a(args),
+  FRNN_DEVICE explicit Site(const PersistentArgs& args)
+      : p(args.p),
+        a(args),
         g(args.g),
         shared(dynamic_shared()),
         direction(blockIdx.y),
@@ -33,25 +38,25 @@ struct Site {
         rank(blockIdx.x % args.g.ctas),
         first_row(int64_t(group) * args.g.rows),
         first_unit(int64_t(rank) * args.g.units),
-        packs(args.g.units / N),
-        depth_gates(kBackward ? gates : 1) {
-    const int64_t left = a.p.schedule.batch - first_row;
+        packs(args.g.units / N) {
+    const int64_t left = p.schedule.batch - first_row;
     rows = int(left < g.rows ? left : g.rows);
-    steps = a.p.schedule.length(first_row);
+    steps = p.schedule.length(first_row);
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int item = threadIdx.x + i * kThreads;
+      own_row[i] = item < rows * packs ? item / packs : -1;
+      own_word[i] = item % packs;
+    }
   }
 
   FRNN_DEVICE int64_t time(int64_t i) const {
     return (direction == 0) != kBackward ? i : steps - 1 - i;
   }
-  // The units of a pack: of the CTA's own row and word, both counted from 0.
+  // The pack of a row and a word, which count from the group's first row and from from_unit.
   FRNN_DEVICE Units units(int row, int word, int64_t from_unit) const {
-    const int64_t unit = from_unit + word * N, left = a.p.hidden_size - unit;
-    const int valid = left >= N ? N : left > 0 ? int(left) : 0;
-    return {direction, first_row + row, unit, valid, a.whole};
-  }
-  // Of the operand's row, where the word `word` of this CTA's gate `gate` lies.
-  FRNN_DEVICE int operand_word(int gate, int word) const {
-    return (gate * g.padded_hidden + int(first_unit)) / N + word;
+    const int64_t unit = from_unit + word * N;
+    return {direction, first_row + row, unit, unit < p.hidden_size ? N : 0, true};
   }
 
   FRNN_DEVICE uint32_t* operand() const { return reinterpret_cast<uint32_t*>(shared); }
@@ -59,9 +64,57 @@ struct Site {
   FRNN_DEVICE Pack<float, N>& carry(int k, int row, int word) const {
     return reinterpret_cast<Pack<float, N>*>(shared + g.carry)[(k * g.rows + row) * packs + word];
   }
-  FRNN_DEVICE Pack<float, N>& bias(int gates, int which, int gate, int word) const {
-    return reinterpret_cast<Pack<float, N>*>(shared +
-                                             g.bias)[(which * gates + gate) * packs + word];
+  // Of the input's sums, and behind them of the recurrent ones.
+  FRNN_DEVICE Pack<float, N>& bias(int gate, int word) const {
+    return reinterpret_cast<Pack<float, N>*>(shared + g.bias)[gate * packs + word];
+  }
+  FRNN_DEVICE int64_t& place(int which, int row) const {
+    return reinterpret_cast<int64_t*>(shared + g.places)[which * g.rows + row];
+  }
+
+  // Where a step's packs lie: what the step decides, once for all of them; null where there is no
+  // data, or no such step.
+  template <class V>
+  FRNN_DEVICE V* step_of(const Sequence& s, int64_t t, int64_t offset = 0) const {
+    if (!s.data || t < 0 || t >= p.schedule.steps) return nullptr;
+    return static_cast<V*>(s.data) + (p.schedule.step_offset(s, t) + offset);
+  }
+  template <class V>
+  FRNN_DEVICE V* step_of_rows(V* data, int64_t first, int features) const {
+    if (!data) return nullptr;
+    return data + ((first + first_row) * p.directions + direction) * features + first_unit;
+  }
+  // The direction's and this CTA's units in a row of a sequence.
+  FRNN_DEVICE int64_t own_units() const { return direction * p.hidden_size + first_unit; }
+  // What the row and the word add to them.
+  template <class V>
+  FRNN_DEVICE V* pack_of(V* step, int which, int row, int word) const {
+    return step + (place(which, row) + word * N);
+  }
+  template <class V>
+  FRNN_DEVICE V* pack_of_rows(V* step, int features, int row, int word) const {
+    return step + (row * int(p.directions) * features + word * N);
+  }
+  FRNN_DEVICE bool runs(int64_t t, int row) const { return 0 <= t && t < place(kLength, row); }
+  // step: of the resets, at t.
+  FRNN_DEVICE bool resets(const bool* step, int64_t t, int row) const {
+    return step && runs(t, row) && step[place(kResets, row)];
+  }
+  FRNN_DEVICE int64_t first_time(int row) const { return direction ? place(kLength, row) - 1 : 0; }
+  FRNN_DEVICE int64_t last_time(int row) const { return direction ? 0 : place(kLength, row) - 1; }
+
+  FRNN_DEVICE void fill_places() const {
+    for (int row = threadIdx.x; row < rows; row += kThreads) {
+      const Schedule& s = p.schedule;
+      place(kLength, row) = s.length(first_row + row);
+      place(kY, row) = s.row_offset(p.y, first_row + row);
+      place(kResets, row) = s.row_offset(p.resets, first_row + row);
+      place(kGradY, row) = s.row_offset(p.grad_y, first_row + row);
+      for (int k = 1; k < Cell::kStates; ++k) {
+        place(place_of_steps(k), row) = s.row_offset(p.steps[k], first_row + row);
+        place(place_of_grad_steps(k), row) = s.row_offset(p.grad_steps[k], first_row + row);
+      }
+    }
   }
 
   FRNN_DEVICE void zero_operand() const {
@@ -69,20 +122,26 @@ struct Site {
     for (int i = threadIdx.x; i < words; i += kThreads) operand()[i] = 0;
   }
 
-  // The product's weight rows of a pack of one gate: the sum over the slices of the depth.
-  FRNN_DEVICE Pack<float, N> sum(int row, int gate, int word) const {
-    const float* from = partials() + row * g.partial_stride + gate * g.units + word * N;
-    Pack<float, N> total{};
+  // Of the operand's row, where the word `word` of this CTA's gate `gate` lies.
+  FRNN_DEVICE int operand_word(int gate, int word) const {
+    return (gate * g.padded_hidden + int(first_unit)) / N + word;
+  }
+  // The product's weight rows of a pack, by gate: the sums over the slices of the depth.
+  FRNN_DEVICE void add_sums(int row, int word, Pack<float, N> (&totals)[kRowGates]) const {
+    const float* from = partials() + row * g.partial_stride + word * N;
+#pragma unroll 1
     for (int q = 0; q < g.slices; ++q) {
-      const auto part =
-          *reinterpret_cast<const Pack<float, N>*>(from + q * g.padded_rows() * g.partial_stride);
-      for (int e = 0; e < N; ++e) total.v[e] += part.v[e];
+#pragma unroll
+      for (int gate = 0; gate < kRowGates; ++gate) {
+        const auto part = *reinterpret_cast<const Pack<float, N>*>(from + gate * g.units);
+        for (int e = 0; e < N; ++e) totals[gate].v[e] += part.v[e];
+      }
+      from += g.padded_rows() * g.partial_stride;
     }
-    return total;
   }
 
   FRNN_DEVICE ExchangeSite exchange() const {
-    const int row_words = g.padded_hidden * depth_gates / N;
+    const int row_words = g.padded_hidden * kDepthGates / N;
     const int64_t index = int64_t(direction) * g.groups + group;
     return {g,
             operand(),
@@ -94,26 +153,25 @@ struct Site {
             row_words};
   }
 
-  FRNN_DEVICE WeightSlice<T> weights(int gates) const {
-    const int64_t h = a.p.hidden_size;
+  FRNN_DEVICE WeightSlice<T> weights() const {
+    const int64_t h = p.hidden_size;
     return {.data = static_cast<const T*>(a.weights[direction]),
-            .row_stride = kBackward ? gates * h : h,
+            .row_stride = kBackward ? G * h : h,
             .hidden_size = h,
             .first_unit = first_unit,
             .units = g.units,
-            .gates = kBackward ? 1 : gates,
+            .gates = kBackward ? 1 : G,
             .padded_hidden = g.padded_hidden,
-            .depth_gates = depth_gates,
+            .depth_gates = kDepthGates,
             .whole = a.whole_weights};
   }
 
   // Calls f(i, row, word) for each pack of units that is this thread's; i counts them.
-  template <int kPacks, class F>
+  template <class F>
   FRNN_DEVICE void each_pack(F f) const {
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
-      const int item = threadIdx.x + i * kThreads;
-      if (item < rows * packs) f(i, item / packs, item % packs);
+      if (own_row[i] >= 0) f(i, own_row[i], own_word[i]);
     }
   }
 };
@@ -123,34 +181,35 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
   using T = typename Math::T;
   using Unit = ForwardUnits<Cell, T>;
   using Floats = Pack<float, kPack<T>>;
+  using Here = Site<Cell, Math, false>;
   constexpr int G = Cell::kGates, N = kPack<T>;
-  const Site<Math, false> site(a, G);
+  const Here site(a);
   const ScanParams& p = a.p;
-  const T* gates = static_cast<const T*>(a.gates);
+  const int h = int(p.hidden_size);
 
   ResidentWeights<Math, kTiles> weights(a.g, site.shared);
-  weights.load(site.weights(G));
+  weights.load(site.weights());
   site.zero_operand();
+  site.fill_places();
   __syncthreads();
   const Weights& w = p.weights[site.direction];
   for (int i = threadIdx.x; i < G * site.packs; i += kThreads) {
     const int gate = i / site.packs, word = i % site.packs;
     const Units u = site.units(0, word, site.first_unit);
-    const T* const biases[2] = {static_cast<const T*>(w.bias_ih), static_cast<const T*>(w.bias_hh)};
-    for (int which = 0; which < 2; ++which) {
-      Pack<T, N> bias{};
-      if (biases[which]) {
-        bias = load_pack<N>(biases[which] + gate * p.hidden_size + u.unit, u.valid, u.whole);
-      }
-      site.bias(G, which, gate, word) = convert<float>(bias);
-    }
+    auto load = [&](const void* from) {
+      if (!from) return Floats{};
+      return convert<float>(load_units(static_cast<const T*>(from) + gate * h + u.unit, u));
+    };
+    const Floats x = load(w.bias_ih), r = load(w.bias_hh);
+    site.bias(gate, word) = x;
+    site.bias(G + gate, word) = r;
   }
   // Every CTA begins with all of h, and keeps its own units' states.
   const int row_packs = a.g.padded_hidden / N;
   for (int i = threadIdx.x; i < site.rows * row_packs; i += kThreads) {
     const int row = i / row_packs, word = i % row_packs;
-    const Floats h = Unit::start(p, site.units(row, word, 0), 0);
-    site.operand()[row * a.g.stride + word] = Math::word(convert<T>(h));
+    const Floats first = Unit::start(p, site.units(row, word, 0), 0);
+    site.operand()[row * a.g.stride + word] = Math::word(convert<T>(first));
   }
   for (int i = threadIdx.x; i < site.rows * site.packs; i += kThreads) {
     const int row = i / site.packs, word = i % site.packs;
@@ -164,10 +223,22 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
   Exchange exchange(exchange_site);
   exchange.start();
 
-  typename Unit::Inputs in[kForwardPacks];
+  struct Inputs {
+    Pack<T, N> x[G];
+    bool runs, reset_after;
+  };
+  Inputs in[Here::kPacks];
   auto load = [&](int64_t i) {
-    site.template each_pack<kForwardPacks>([&](int j, int row, int word) {
-      in[j] = Unit::load(p, gates, site.units(row, word, site.first_unit), site.time(i));
+    const int64_t t = site.time(i), next = after(site.direction, t);
+    const T* x = site.step_of_rows(static_cast<const T*>(a.gates), p.schedule.first(t), G * h);
+    const bool* resets = site.template step_of<const bool>(p.resets, next);
+    site.each_pack([&](int j, int row, int word) {
+      in[j].runs = site.runs(t, row);
+      if (!in[j].runs) return;
+      in[j].reset_after = site.resets(resets, next, row);
+      const Units u = site.units(row, word, site.first_unit);
+      const T* from = site.pack_of_rows(x, G * h, row, word);
+      for (int g = 0; g < G; ++g) in[j].x[g] = load_units(from + g * h, u);
     });
   };
   if (site.steps > 0) load(0);
@@ -175,18 +246,38 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
     __syncthreads();
-    site.template each_pack<kForwardPacks>([&](int j, int row, int word) {
-      Floats x_bias[G], r[G], states[Cell::kStates];
+    const int64_t t = site.time(i);
+    T* const y = site.template step_of<T>(p.y, t, site.own_units());
+    T* const saved =
+        site.step_of_rows(static_cast<T*>(p.saved), p.schedule.first(t), Cell::kSaved * h);
+    float* steps[Cell::kStates];
+    for (int k = 1; k < Cell::kStates; ++k) {
+      steps[k] = site.template step_of<float>(p.steps[k], t, site.own_units());
+    }
+    site.each_pack([&](int j, int row, int word) {
+      const Units u = site.units(row, word, site.first_unit);
+      Floats states[Cell::kStates];
       for (int k = 0; k < Cell::kStates; ++k) states[k] = site.carry(k, row, word);
-      for (int g = 0; g < G; ++g) {
-        x_bias[g] = site.bias(G, 0, g, word);
-        r[g] = site.sum(row, g, word);
-        const Floats bias = site.bias(G, 1, g, word);
-        for (int e = 0; e < N; ++e) r[g].v[e] += bias.v[e];
-      }
       if (in[j].runs) {
-        Unit::run(p, in[j], site.units(row, word, site.first_unit), site.time(i), x_bias, r,
-                  states);
+        Floats x[G], r[G];
+        for (int g = 0; g < G; ++g) {
+          x[g] = convert<float>(in[j].x[g]);
+          const Floats bias = site.bias(g, word);
+          for (int e = 0; e < N; ++e) x[g].v[e] += bias.v[e];
+          r[g] = site.bias(G + g, word);
+        }
+        site.add_sums(row, word, r);
+        typename Unit::Outputs to{};
+        if (saved) to.saved = site.pack_of_rows(saved, Cell::kSaved * h, row, word);
+        for (int k = 1; k < Cell::kStates; ++k) {
+          if (steps[k]) to.steps[k] = site.pack_of(steps[k], place_of_steps(k), row, word);
+        }
+        Unit::run(x, r, h, u, to, states);
+        store_units(site.pack_of(y, kY, row, word), states[0], u);
+        if (t == site.last_time(row)) Unit::end(p, u, states);
+        if (in[j].reset_after) {
+          for (auto& state : states) state = {};
+        }
         for (int k = 0; k < Cell::kStates; ++k) site.carry(k, row, word) = states[k];
       }
       if (i + 1 < site.steps) {
@@ -206,13 +297,16 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
   using T = typename Math::T;
   using Unit = BackwardUnits<Cell, T>;
   using Floats = Pack<float, kPack<T>>;
+  using Here = Site<Cell, Math, true>;
   constexpr int G = Cell::kGates;
-  const Site<Math, true> site(a, G);
+  const Here site(a);
   const ScanParams& p = a.p;
+  const int h = int(p.hidden_size);
 
   ResidentWeights<Math, kTiles> weights(a.g, site.shared);
-  weights.load(site.weights(G));
+  weights.load(site.weights());
   site.zero_operand();
+  site.fill_places();
   for (int i = threadIdx.x; i < site.rows * site.packs; i += kThreads) {
     const int row = i / site.packs, word = i % site.packs;
     Floats carry[Cell::kStates];
@@ -223,28 +317,85 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
   Exchange exchange(exchange_site);
   exchange.start();
 
-  // The gradient of the initial state is one more step, in which no row runs.
-  const int64_t end = site.steps + (p.grad_initial[0].data ? 1 : 0);
-  typename Unit::Inputs in[kBackwardPacks];
+  struct Inputs {
+    typename Unit::Inputs values;
+    bool runs;         // false: not at this step; the gradient of its state is handed through
+    bool reset;        // this step started from zeros: nothing flows further back
+    bool reset_after;  // the step after it did: its product is not for this row
+  };
+  Inputs in[Here::kPacks];
   auto load = [&](int64_t i) {
-    site.template each_pack<kBackwardPacks>([&](int j, int row, int word) {
-      in[j] = Unit::load(p, site.units(row, word, site.first_unit), site.time(i));
+    const int64_t t = site.time(i);
+    const int64_t previous = before(site.direction, t), next = after(site.direction, t);
+    const int64_t own = site.own_units();
+    const bool* resets = site.template step_of<const bool>(p.resets, t);
+    const bool* next_resets = site.template step_of<const bool>(p.resets, next);
+    const T* saved = site.step_of_rows(static_cast<const T*>(p.saved),
+                                       i < site.steps ? p.schedule.first(t) : 0, Cell::kSaved * h);
+    const T* grad_y = site.template step_of<const T>(p.grad_y, t, own);
+    const T* h_after = site.template step_of<const T>(p.y, t, own);
+    const T* h_before = site.template step_of<const T>(p.y, previous, own);
+    const float *after[Cell::kStates], *before[Cell::kStates], *grads[Cell::kStates];
+    for (int k = 1; k < Cell::kStates; ++k) {
+      after[k] = site.template step_of<const float>(p.steps[k], t, own);
+      before[k] = site.template step_of<const float>(p.steps[k], previous, own);
+      grads[k] = site.template step_of<const float>(p.grad_steps[k], t, own);
+    }
+    site.each_pack([&](int j, int row, int word) {
+      in[j].runs = site.runs(t, row);
+      in[j].reset_after = site.resets(next_resets, next, row);
+      if (!in[j].runs) return;
+      in[j].reset = site.resets(resets, t, row);
+      const Units u = site.units(row, word, site.first_unit);
+      const bool first = t == site.first_time(row), continues = !first && !in[j].reset;
+      typename Unit::Places from{};
+      from.saved = site.pack_of_rows(saved, Cell::kSaved * h, row, word);
+      if (grad_y) from.grad_y = site.pack_of(grad_y, kGradY, row, word);
+      if (!Cell::kProjected) {
+        from.h_after = site.pack_of(h_after, kY, row, word);
+        if (continues) from.h_before = site.pack_of(h_before, kY, row, word);
+      }
+      for (int k = 1; k < Cell::kStates; ++k) {
+        const int place = place_of_steps(k);
+        from.after[k] = site.pack_of(after[k], place, row, word);
+        if (continues) from.before[k] = site.pack_of(before[k], place, row, word);
+        if (grads[k]) {
+          from.grad_steps[k] = site.pack_of(grads[k], place_of_grad_steps(k), row, word);
+        }
+      }
+      in[j].values = Unit::load(from, h, u);
+      if (first && !in[j].reset) Unit::load_before_first(p, u, in[j].values);
     });
   };
+  // The gradient of the initial state is one more step, in which no row runs.
+  const int64_t end = site.steps + (p.grad_initial[0].data ? 1 : 0);
   if (end > 0) load(0);
   for (int64_t i = 0; i < end; ++i) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
     __syncthreads();
-    site.template each_pack<kBackwardPacks>([&](int j, int row, int word) {
+    const int64_t first = i < site.steps ? p.schedule.first(site.time(i)) : 0;
+    T* const to_dx = site.step_of_rows(static_cast<T*>(a.dx), first, G * h);
+    T* const to_dr = site.step_of_rows(static_cast<T*>(a.dr), first, G * h);
+    site.each_pack([&](int j, int row, int word) {
       const Units u = site.units(row, word, site.first_unit);
       Floats carry[Cell::kStates];
-      typename Unit::Gates dx, dr;
+      typename Unit::Gates dx{}, dr{};
       for (int k = 0; k < Cell::kStates; ++k) carry[k] = site.carry(k, row, word);
-      Unit::run(in[j], site.sum(row, 0, word), carry, dx, dr);
+      if (!in[j].reset_after) {
+        Floats product[1] = {carry[0]};
+        site.add_sums(row, word, product);
+        carry[0] = product[0];
+      }
       if (i == site.steps) {
         Unit::store_initial(p, u, carry);
         return;
+      }
+      if (in[j].runs) {
+        Unit::run(in[j].values, carry, dx, dr);
+        if (in[j].reset) {
+          for (auto& c : carry) c = {};
+        }
       }
       for (int k = 0; k < Cell::kStates; ++k) site.carry(k, row, word) = carry[k];
       if (i + 1 < end) {
@@ -253,8 +404,8 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
         }
       }
       if (in[j].runs) {
-        Unit::store(p, u, site.time(i), dx, static_cast<T*>(a.dx));
-        if (!Cell::kAdditive) Unit::store(p, u, site.time(i), dr, static_cast<T*>(a.dr));
+        Unit::store(site.pack_of_rows(to_dx, G * h, row, word), h, dx, u);
+        if (!Cell::kAdditive) Unit::store(site.pack_of_rows(to_dr, G * h, row, word), h, dr, u);
       }
     });
     if (i + 1 < end) {

@@ -8,8 +8,8 @@
 #ifndef FRNN_CUDA_SIMULATION
 namespace fastrnn::cuda {
 
-// ---- tensor cores: D += A B for one warp, A [16, k], B [k, 8], D [16, 8]
-// -------------------------- Lane 4 g + t holds of D: [g][2 t], [g][2 t + 1], [g + 8][2 t], [g +
+// ---- tensor cores: D += A B for one warp, A [16, k], B [k, 8], D [16, 8] -----------------------
+// Lane 4 g + t holds of D: [g][2 t], [g][2 t + 1], [g + 8][2 t], [g +
 // 8][2 t + 1].
 
 FRNN_DEVICE void mma_float16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -49,8 +49,7 @@ FRNN_DEVICE float round_to_tf32(float x) {
 #endif
 }
 
-// ---- flags in global memory
-// ----------------------------------------------------------------------
+// ---- flags in global memory --------------------------------------------------------------------
 
 // All that this thread wrote, or saw through a barrier, is seen by whoever reads the flag.
 FRNN_DEVICE void set_flag(uint32_t* flag, uint32_t value) {
@@ -67,8 +66,7 @@ FRNN_DEVICE uint32_t read_flag(const uint32_t* flag) {
 // Past the L1 cache, which knows nothing of what other CTAs write.
 FRNN_DEVICE uint4 load_fresh(const uint4* p) { return __ldcg(p); }
 
-// ---- clusters
-// ------------------------------------------------------------------------------------
+// ---- clusters ----------------------------------------------------------------------------------
 
 FRNN_DEVICE void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900

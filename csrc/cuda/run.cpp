@@ -167,7 +167,8 @@ std::optional<Plan> Run::persistent_plan() const {
   const Limits limits = limits_of(call.device.index());
   std::optional<Plan> best;
   auto consider = [&](Path path) {
-    const bool possible = path == Path::kStep || (p.type != Type::kFloat64 && !projected());
+    const bool possible =
+        path == Path::kStep || (whole && p.type != Type::kFloat64 && !projected());
     const auto plan =
         possible ? plan_path(work, path, limits, tensor_cores) : std::optional<Plan>();
     FRNN_CHECK(plan || !forced, "FASTRNN_CUDA_PATH is '", char(path),
@@ -188,7 +189,6 @@ bool Run::launch_persistent(const Plan& plan, PersistentArgs args) {
   const Exchange exchange = plan.exchange();
   args.p = p;
   args.g = g;
-  args.whole = whole;
   args.whole_weights = p.hidden_size * element % 16 == 0;
   for (const void* w : args.weights) args.whole_weights = args.whole_weights && aligned(w, 16);
   if (exchange == Exchange::kGrid) {
