@@ -7,6 +7,7 @@ torch has CUDA and a toolkit is found. TORCH_CUDA_ARCH_LIST says for which GPUs.
 import os
 import re
 import shutil
+import subprocess
 import sys
 import sysconfig
 from glob import glob
@@ -25,13 +26,13 @@ have_torch = find_spec("torch") is not None
 TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 # Machine code for one GPU runs on all later ones of its generation; PTX on all later generations.
-ARCHITECTURES = "7.5;8.0;9.0;10.0;12.0+PTX"
+ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0", "12.0")
 
 CELLS = Path("csrc/cells/cells.h")
 TYPES = {"float32": "float", "float64": "double", "bfloat16": "BFloat16", "float16": "Half"}
 
 
-def find_toolkit() -> str | None:
+def find_toolkit() -> Path | None:
     """The folder of a CUDA toolkit with headers; nvcc on the path may be a script that calls it."""
     from torch.utils import cpp_extension
 
@@ -41,14 +42,31 @@ def find_toolkit() -> str | None:
         with open(nvcc, "rb") as file:
             script = file.read(4096)
         if script.startswith(b"#!"):
-            found = re.findall(r"(/\S+)/bin/nvcc", script.decode(errors="ignore"))
-            candidates.extend(found)
+            candidates += re.findall(r"(/\S+)/bin/nvcc", script.decode(errors="ignore"))
     candidates.append("/usr/local/cuda")
-    for folder in filter(None, candidates):
-        home = Path(folder)
-        if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime.h").exists():
-            return str(home)
+    for folder in map(Path, filter(None, candidates)):
+        if (folder / "bin/nvcc").exists() and (folder / "include/cuda_runtime.h").exists():
+            return folder
     return None
+
+
+def ask(nvcc: Path, option: str) -> str:
+    return subprocess.run([nvcc, option], capture_output=True, text=True, check=True).stdout
+
+
+def missing_for_cuda(toolkit: Path | None) -> str:
+    """Why the CUDA kernels cannot be built; empty if they can."""
+    import torch
+
+    if torch.version.cuda is None:
+        return "torch has no CUDA"
+    if toolkit is None:
+        return "no CUDA toolkit was found"
+    release = re.search(r"release (\d+)\.", ask(toolkit / "bin/nvcc", "--version"))
+    if release is None or release[1] != torch.version.cuda.split(".")[0]:
+        found = release[1] if release else "of unknown version"
+        return f"torch has CUDA {torch.version.cuda}, and the toolkit in {toolkit} is {found}"
+    return ""
 
 
 def with_cuda() -> bool:
@@ -59,17 +77,20 @@ def with_cuda() -> bool:
     wanted = os.environ.get("FASTRNN_CUDA", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(f"FASTRNN_CUDA must be 0 or 1, got {wanted!r}")
-    if wanted == "0":
-        return False
-    toolkit = find_toolkit() if torch.version.cuda else None
-    if toolkit is None:
+    toolkit = None if wanted == "0" else find_toolkit()
+    missing = "FASTRNN_CUDA=0" if wanted == "0" else missing_for_cuda(toolkit)
+    if missing:
         if wanted == "1":
-            missing = "a CUDA toolkit" if torch.version.cuda else "a torch with CUDA"
-            raise SystemExit(f"FASTRNN_CUDA=1, but {missing} was not found")
+            raise SystemExit(f"FASTRNN_CUDA=1, but {missing}")
+        print(f"fastrnn: no CUDA kernels, because: {missing}")
+        for stale in glob("build/lib*/fastrnn/_cuda*"):  # which would be packed all the same
+            os.remove(stale)
         return False
-    cpp_extension.CUDA_HOME = toolkit
-    if not torch.cuda.is_available():
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    cpp_extension.CUDA_HOME = str(toolkit)
+    if not torch.cuda.is_available() and "TORCH_CUDA_ARCH_LIST" not in os.environ:
+        known = ask(toolkit / "bin/nvcc", "--list-gpu-arch").split()
+        names = [a for a in ARCHITECTURES if f"compute_{a.replace('.', '')}" in known]
+        os.environ["TORCH_CUDA_ARCH_LIST"] = f"{';'.join(names)}+PTX"
     return True
 
 

@@ -13,7 +13,7 @@ from .ops import Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
-DEVICES = ("cpu", "cuda", "meta") if ops.HAVE_CUDA else ("cpu", "meta")
+DEVICES = ("cpu", "meta") if ops.WHY_NO_CUDA else ("cpu", "cuda", "meta")
 
 
 def layer(
@@ -58,9 +58,10 @@ def layer(
 
 def _check_device(x: Tensor) -> None:
     if not x.is_cpu and x.device.type not in DEVICES:
+        reason = f" ({ops.WHY_NO_CUDA})" if x.is_cuda else ""
         raise RuntimeError(
-            f"fastrnn has no kernels for the device {x.device} in this build; it has them for "
-            f"{', '.join(DEVICES)}"
+            f"fastrnn has no kernels for the device {x.device} in this build{reason}; it has them "
+            f"for {', '.join(DEVICES)}"
         )
 
 

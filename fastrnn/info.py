@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import random
-from importlib.util import find_spec
 from time import perf_counter
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 
 import fastrnn
 
+from . import ops
 from .compare import MismatchError, Run, check
 from .machine import cpu_isas
 
@@ -39,16 +39,10 @@ def run() -> int:
 
 
 def _cuda() -> str:
-    if find_spec("fastrnn._cuda") is None:
-        kernels = "no: this build has no extension fastrnn._cuda"
-    elif torch.version.cuda is None:
-        kernels = "not loaded"
-    else:
-        kernels = "yes"
-    if torch.version.cuda is None:
-        return f"{kernels}; torch is built without CUDA"
+    if ops.WHY_NO_CUDA:
+        return f"no: {ops.WHY_NO_CUDA}"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU is visible"
-    return f"{kernels}; torch is built with CUDA {torch.version.cuda}; {gpu}"
+    return f"yes; torch is built with CUDA {torch.version.cuda}; {gpu}"
 
 
 def self_check(seconds: float = CHECK_SECONDS) -> int:

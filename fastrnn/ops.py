@@ -21,10 +21,21 @@ from . import (
     reference,
 )
 
-# A wheel may bring CUDA kernels to a torch that has no CUDA.
-HAVE_CUDA = torch.version.cuda is not None and find_spec("fastrnn._cuda") is not None
-if HAVE_CUDA:
-    import_module("fastrnn._cuda")
+
+def _load_cuda() -> str:
+    """Registers the CUDA kernels; returns why there are none, or nothing."""
+    if find_spec("fastrnn._cuda") is None:
+        return "this build of fastrnn has no extension fastrnn._cuda"
+    if torch.version.cuda is None:
+        return "torch is built without CUDA"
+    try:
+        import_module("fastrnn._cuda")
+    except ImportError as error:  # a wheel for another CUDA; the CPU's kernels are none the worse
+        return f"fastrnn._cuda cannot be loaded: {error}"
+    return ""
+
+
+WHY_NO_CUDA = _load_cuda()
 
 _scan = torch.ops.fastrnn.scan.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
@@ -131,7 +142,8 @@ def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) 
 
 
 def _allow_tf32(x: Tensor) -> bool:
-    """Whether float32 products may be rounded to TF32, as torch.backends says of cuDNN's RNNs."""
+    """Whether the persistent CUDA kernels may round float32 products to TF32, as torch.backends
+    says of cuDNN's RNNs. Where torch multiplies, its flag for matrix products rules."""
     return x.is_cuda and x.dtype == torch.float32 and _tf32_flag()
 
 

@@ -114,8 +114,10 @@ py::object plan(const std::string& path, int gates, int64_t hidden_size, int64_t
                         .hidden_size = hidden_size,
                         .backward = backward,
                         .element_size = element_size,
-                        .fragments = tensor_cores ? 16 : 12};
-  const Limits limits{arch, multiprocessors, shared_memory, arch >= 90 ? 8 : 1, true};
+                        .fragments = tensor_cores ? kTensorCoreFragments : kFloat32Fragments};
+  Limits limits{arch, multiprocessors, shared_memory, {}, true};
+  // On an H200 a cluster of 8 does not find 16 places among 132 multiprocessors.
+  if (arch >= 90) limits.clusters[0] = 66, limits.clusters[1] = 30, limits.clusters[2] = 15;
   const auto found =
       plan_path({product, batch, directions}, Path(path.at(0)), limits, tensor_cores);
   if (!found) return py::none();

@@ -402,6 +402,8 @@ inline float round_to_tf32(float x) {
   return x;
 }
 
+inline void trap() { throw std::runtime_error("trap"); }
+
 // ---- flags, clusters ---------------------------------------------------------------------------
 
 inline void set_flag(uint32_t* flag, uint32_t value) { *flag = value; }

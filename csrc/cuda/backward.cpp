@@ -111,8 +111,7 @@ class Backward : public Run {
     const int64_t columns = p.directions * gate_rows();
     gemm.multiply(grad, {dx_, s.rows(), columns, columns}, input_weights());
     if (!direct) {
-      launch(sequence.scatter, s.steps * s.batch * features,
-             RowsArgs{p.schedule, p.grad_x, grad.data, features});
+      launch_rows(sequence.scatter, RowsArgs{p.schedule, p.grad_x, grad.data, features});
     }
   }
 
@@ -120,7 +119,7 @@ class Backward : public Run {
     const int64_t hidden = p.hidden_size, output = p.output_size;
     const Matrix x = compact_x();
     void* h = allocate(s.rows() * p.directions * output * element);
-    launch(sequence.previous, s.steps * s.batch * p.directions * output, PreviousArgs{p, h});
+    launch_rows(sequence.previous, PreviousArgs{p, h}, p.directions);
     for (int d = 0; d < p.directions; ++d) {
       const Weights& grad = p.grad_weights[d];
       const Matrix dx = of_direction(dx_, d, gate_rows());

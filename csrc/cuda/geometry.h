@@ -12,8 +12,12 @@ namespace fastrnn::cuda {
 
 inline constexpr int kThreads = 256;
 inline constexpr int kWarps = kThreads / 32;
-// Packs of units that one thread takes care of in a step.
-inline constexpr int kForwardPacks = 4, kBackwardPacks = 2;
+// Packs of units that one thread takes care of in a step: what they load ahead is in registers.
+inline constexpr int kPacks = 2;
+
+// Weight fragments of 8 registers that a warp holds, of 255 registers a thread: what fits beside
+// the sums of four tiles without spills. Without tensor cores a lane has four times as many sums.
+inline constexpr int kTensorCoreFragments = 16, kFloat32Fragments = 11;
 
 // How the CTAs of a group hand each other the operand of the next step's product.
 enum class Exchange { kLocal, kCluster, kGrid };
@@ -24,13 +28,12 @@ struct Product {
   int gates = 1, states = 1;
   int64_t hidden_size = 1;
   bool backward = false;
-  int element_size = 4;  // of the operand: 2 or 4
-  int fragments = 16;    // of the weights, of 8 registers each, that a warp holds
+  int element_size = 4;                  // of the operand: 2 or 4
+  int fragments = kTensorCoreFragments;  // that a warp holds
 
   constexpr int pack() const { return 4 / element_size; }
   constexpr int row_gates() const { return backward ? 1 : gates; }
   constexpr int depth_gates() const { return backward ? gates : 1; }
-  constexpr int packs_per_thread() const { return backward ? kBackwardPacks : kForwardPacks; }
 };
 
 // What a persistent kernel keeps of where each row lies: its length, and its offset in y, resets,
@@ -82,6 +85,7 @@ inline Geometry make_geometry(const Product& p, Exchange exchange, int ctas, int
   // An odd number of chunks: eight lanes that read 16 bytes of two rows meet all banks once.
   g.stride = (g.chunks | 1) * 16;
   g.warp_rows = ceil_div(g.weight_rows, 16 * tiles);
+  if (g.warp_rows > kWarps) return g;  // it does not fit, and its sizes might not fit an int
   g.slices = std::max(1, std::min(kWarps / std::max(1, g.warp_rows), g.chunks));
   g.chunks_per_slice = ceil_div(g.chunks, g.slices);
   g.slices = ceil_div(g.chunks, g.chunks_per_slice);  // none is empty
@@ -107,7 +111,7 @@ inline Geometry make_geometry(const Product& p, Exchange exchange, int ctas, int
 
 inline bool fits(const Product& p, const Geometry& g, int shared_memory) {
   return g.warp_rows <= kWarps && g.shared_memory <= shared_memory &&
-         g.units / p.pack() * g.rows <= kThreads * p.packs_per_thread();
+         g.units / p.pack() * g.rows <= kThreads * kPacks;
 }
 
 }  // namespace fastrnn::cuda

@@ -1,9 +1,13 @@
 // Kernel launches, checked; and what the planner must know of a device.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
+#include <mutex>
 
 #include "../check.h"
+#include "args.h"
 #include "platform.h"
 
 #ifndef FRNN_CUDA_SIMULATION
@@ -31,7 +35,7 @@ struct Limits {
   int arch = 0;  // 90 for compute capability 9.0
   int multiprocessors = 0;
   int shared_memory = 0;  // of one CTA, in bytes
-  int max_cluster = 1;
+  int clusters[4] = {};   // of 2, 4, 8 and 16 CTAs: how many run at once
   bool cooperative = false;
 };
 
@@ -43,9 +47,11 @@ template <class Args>
   return try_launch_simulated(kernel, shape, args);
 }
 
-inline Limits limits_of(int) {
+inline Limits limits_of(int, Kernel<PersistentArgs>) {
   const auto& m = simulation::machine();
-  return {m.arch, m.resident, m.shared_memory, m.arch >= 90 ? 8 : 1, true};
+  Limits limits{m.arch, m.resident, m.shared_memory, {}, true};
+  for (int i = 0; i < 3 && m.arch >= 90; ++i) limits.clusters[i] = m.resident >> (i + 1);
+  return limits;
 }
 
 #else
@@ -77,7 +83,7 @@ class CurrentDevice {
   Stream stream_;
 };
 
-// Whether it was launched: a cooperative launch may be refused for want of room.
+// Whether it was launched: CTAs that must run side by side may be refused for want of room.
 template <class Args>
 [[nodiscard]] bool try_launch(Kernel<Args> kernel, const LaunchShape& shape, Stream stream,
                               const Args& args) {
@@ -110,7 +116,10 @@ template <class Args>
   config.numAttrs = unsigned(count);
   void* arguments[] = {const_cast<Args*>(&args)};
   const cudaError_t error = cudaLaunchKernelExC(&config, function, arguments);
-  if (shape.cooperative && error == cudaErrorCooperativeLaunchTooLarge) {
+  const bool refused = error == cudaErrorCooperativeLaunchTooLarge ||
+                       error == cudaErrorInvalidClusterSize ||
+                       error == cudaErrorLaunchOutOfResources;
+  if (refused && (shape.cooperative || shape.cluster > 1)) {
     cudaGetLastError();
     return false;
   }
@@ -124,15 +133,54 @@ inline int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-inline Limits limits_of(int device) {
+inline Limits query_limits(int device, const void* cluster_kernel) {
   Limits limits;
-  limits.arch = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
-                attribute(cudaDevAttrComputeCapabilityMinor, device);
+  cudaFuncAttributes function{};
+  check(cudaFuncGetAttributes(&function, cluster_kernel), "cudaFuncGetAttributes");
+  // A kernel compiled from older PTX has not what the device has.
+  limits.arch = std::min(10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                             attribute(cudaDevAttrComputeCapabilityMinor, device),
+                         function.ptxVersion);
   limits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   limits.shared_memory = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  limits.max_cluster = limits.arch >= 90 ? 8 : 1;
   limits.cooperative = attribute(cudaDevAttrCooperativeLaunch, device);
+  if (limits.arch < 90) return limits;
+  check(cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             limits.shared_memory),
+        "cudaFuncSetAttribute");
+  check(cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+        "cudaFuncSetAttribute");
+  for (int i = 0; i < 4; ++i) {
+    cudaLaunchAttribute size;
+    size.id = cudaLaunchAttributeClusterDimension;
+    size.val.clusterDim = {2u << i, 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(2u << i);
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = size_t(limits.shared_memory);
+    config.attrs = &size;
+    config.numAttrs = 1;
+    const cudaError_t error =
+        cudaOccupancyMaxActiveClusters(&limits.clusters[i], cluster_kernel, &config);
+    if (error != cudaSuccess) {  // no cluster of that size on this device
+      limits.clusters[i] = 0;
+      cudaGetLastError();
+    }
+  }
   return limits;
+}
+
+// Asked once for each device; the kernel is one that runs in clusters.
+inline Limits limits_of(int device, Kernel<PersistentArgs> cluster_kernel) {
+  static std::mutex mutex;
+  static std::map<int, Limits> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(device);
+  if (found == known.end()) {
+    const auto function = reinterpret_cast<const void*>(cluster_kernel);
+    found = known.emplace(device, query_limits(device, function)).first;
+  }
+  return found->second;
 }
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "geometry.h"
 #include "number.h"
 #include "prims.h"
 
@@ -33,8 +34,7 @@ FRNN_DEVICE uint4 load_words(const uint32_t* p) { return *reinterpret_cast<const
 // The tensor-core maths differ in the type and in the instruction only.
 template <class Mma>
 struct TensorCoreMath {
-  // Weight fragments that a warp holds: 128 registers of 255 leave room for the rest.
-  static constexpr int kFragments = 16;
+  static constexpr int kFragments = kTensorCoreFragments;
 
   struct Tile {
     float v[4];
@@ -105,7 +105,7 @@ struct Tf32Math : TensorCoreMath<MmaTf32> {
 // operand, and the four lanes that share weight rows sum up at the end.
 struct Float32Math {
   using T = float;
-  static constexpr int kFragments = 12;  // with 16, four tiles' sums no longer fit beside them
+  static constexpr int kFragments = kFloat32Fragments;
 
   FRNN_DEVICE static uint32_t word(Pack<T, 1> pack) { return bits_as<uint32_t>(pack.v[0]); }
 

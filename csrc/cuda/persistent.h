@@ -15,7 +15,6 @@ template <class Cell, class Math, bool kBackward>
 struct Site {
   using T = typename Math::T;
   static constexpr int N = kPack<T>, G = Cell::kGates;
-  static constexpr int kPacks = kBackward ? kBackwardPacks : kForwardPacks;
   static constexpr int kRowGates = kBackward ? 1 : G, kDepthGates = kBackward ? G : 1;
 
   const ScanParams& p;
@@ -227,15 +226,15 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     Pack<T, N> x[G];
     bool runs, reset_after;
   };
-  Inputs in[Here::kPacks];
+  Inputs in[kPacks];
   auto load = [&](int64_t i) {
     const int64_t t = site.time(i), next = after(site.direction, t);
     const T* x = site.step_of_rows(static_cast<const T*>(a.gates), p.schedule.first(t), G * h);
     const bool* resets = site.template step_of<const bool>(p.resets, next);
     site.each_pack([&](int j, int row, int word) {
       in[j].runs = site.runs(t, row);
+      in[j].reset_after = in[j].runs && site.resets(resets, next, row);
       if (!in[j].runs) return;
-      in[j].reset_after = site.resets(resets, next, row);
       const Units u = site.units(row, word, site.first_unit);
       const T* from = site.pack_of_rows(x, G * h, row, word);
       for (int g = 0; g < G; ++g) in[j].x[g] = load_units(from + g * h, u);
@@ -246,18 +245,11 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
     __syncthreads();
-    const int64_t t = site.time(i);
-    T* const y = site.template step_of<T>(p.y, t, site.own_units());
-    T* const saved =
-        site.step_of_rows(static_cast<T*>(p.saved), p.schedule.first(t), Cell::kSaved * h);
-    float* steps[Cell::kStates];
-    for (int k = 1; k < Cell::kStates; ++k) {
-      steps[k] = site.template step_of<float>(p.steps[k], t, site.own_units());
-    }
+    Floats states[kPacks][Cell::kStates];
+    typename Unit::Saved saved[kPacks];
     site.each_pack([&](int j, int row, int word) {
-      const Units u = site.units(row, word, site.first_unit);
-      Floats states[Cell::kStates];
-      for (int k = 0; k < Cell::kStates; ++k) states[k] = site.carry(k, row, word);
+      auto& state = states[j];
+      for (int k = 0; k < Cell::kStates; ++k) state[k] = site.carry(k, row, word);
       if (in[j].runs) {
         Floats x[G], r[G];
         for (int g = 0; g < G; ++g) {
@@ -267,27 +259,44 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
           r[g] = site.bias(G + g, word);
         }
         site.add_sums(row, word, r);
-        typename Unit::Outputs to{};
-        if (saved) to.saved = site.pack_of_rows(saved, Cell::kSaved * h, row, word);
-        for (int k = 1; k < Cell::kStates; ++k) {
-          if (steps[k]) to.steps[k] = site.pack_of(steps[k], place_of_steps(k), row, word);
-        }
-        Unit::run(x, r, h, u, to, states);
-        store_units(site.pack_of(y, kY, row, word), states[0], u);
-        if (t == site.last_time(row)) Unit::end(p, u, states);
-        if (in[j].reset_after) {
-          for (auto& state : states) state = {};
-        }
-        for (int k = 0; k < Cell::kStates; ++k) site.carry(k, row, word) = states[k];
+        Unit::run(x, r, state, saved[j]);
       }
       if (i + 1 < site.steps) {
-        exchange.put(i + 1, row, site.operand_word(0, word), Math::word(convert<T>(states[0])));
+        const Floats next = in[j].reset_after ? Floats{} : state[0];
+        exchange.put(i + 1, row, site.operand_word(0, word), Math::word(convert<T>(next)));
       }
     });
-    if (i + 1 < site.steps) {
-      exchange.commit(i + 1);
-      load(i + 1);
+    if (i + 1 < site.steps) exchange.commit(i + 1);
+
+    // Nobody waits for these stores, so they come after what all wait for.
+    const int64_t t = site.time(i);
+    T* const to_y = site.template step_of<T>(p.y, t, site.own_units());
+    T* const to_saved =
+        site.step_of_rows(static_cast<T*>(p.saved), p.schedule.first(t), Cell::kSaved * h);
+    float* to_steps[Cell::kStates];
+    for (int k = 1; k < Cell::kStates; ++k) {
+      to_steps[k] = site.template step_of<float>(p.steps[k], t, site.own_units());
     }
+    site.each_pack([&](int j, int row, int word) {
+      if (!in[j].runs) return;
+      const Units u = site.units(row, word, site.first_unit);
+      auto& state = states[j];
+      store_units(site.pack_of(to_y, kY, row, word), state[0], u);
+      if (to_saved) {
+        T* to = site.pack_of_rows(to_saved, Cell::kSaved * h, row, word);
+        Unit::store_saved(to, h, saved[j], u);
+      }
+      for (int k = 1; k < Cell::kStates; ++k) {
+        if (!to_steps[k]) continue;
+        float* to = site.pack_of(to_steps[k], place_of_steps(k), row, word);
+        store_units(to, state[k], u);
+      }
+      if (t == site.last_time(row)) Unit::end(p, u, state);
+      for (int k = 0; k < Cell::kStates; ++k) {
+        site.carry(k, row, word) = in[j].reset_after ? Floats{} : state[k];
+      }
+    });
+    if (i + 1 < site.steps) load(i + 1);
   }
   exchange.finish();
 }
@@ -323,7 +332,7 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
     bool reset;        // this step started from zeros: nothing flows further back
     bool reset_after;  // the step after it did: its product is not for this row
   };
-  Inputs in[Here::kPacks];
+  Inputs in[kPacks];
   auto load = [&](int64_t i) {
     const int64_t t = site.time(i);
     const int64_t previous = before(site.direction, t), next = after(site.direction, t);
@@ -374,44 +383,43 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
     __syncthreads();
-    const int64_t first = i < site.steps ? p.schedule.first(site.time(i)) : 0;
-    T* const to_dx = site.step_of_rows(static_cast<T*>(a.dx), first, G * h);
-    T* const to_dr = site.step_of_rows(static_cast<T*>(a.dr), first, G * h);
+    typename Unit::Gates dx[kPacks] = {}, dr[kPacks] = {};
     site.each_pack([&](int j, int row, int word) {
-      const Units u = site.units(row, word, site.first_unit);
       Floats carry[Cell::kStates];
-      typename Unit::Gates dx{}, dr{};
       for (int k = 0; k < Cell::kStates; ++k) carry[k] = site.carry(k, row, word);
       if (!in[j].reset_after) {
         Floats product[1] = {carry[0]};
         site.add_sums(row, word, product);
         carry[0] = product[0];
       }
-      if (i == site.steps) {
-        Unit::store_initial(p, u, carry);
-        return;
-      }
-      if (in[j].runs) {
-        Unit::run(in[j].values, carry, dx, dr);
-        if (in[j].reset) {
-          for (auto& c : carry) c = {};
-        }
-      }
-      for (int k = 0; k < Cell::kStates; ++k) site.carry(k, row, word) = carry[k];
+      if (in[j].runs) Unit::run(in[j].values, carry, dx[j], dr[j]);
       if (i + 1 < end) {
         for (int g = 0; g < G; ++g) {
-          exchange.put(i + 1, row, site.operand_word(g, word), Math::word(dr[g]));
+          exchange.put(i + 1, row, site.operand_word(g, word), Math::word(dr[j][g]));
         }
       }
-      if (in[j].runs) {
-        Unit::store(site.pack_of_rows(to_dx, G * h, row, word), h, dx, u);
-        if (!Cell::kAdditive) Unit::store(site.pack_of_rows(to_dr, G * h, row, word), h, dr, u);
+      for (int k = 0; k < Cell::kStates; ++k) {
+        site.carry(k, row, word) = in[j].runs && in[j].reset ? Floats{} : carry[k];
       }
+      if (i == site.steps) Unit::store_initial(p, site.units(row, word, site.first_unit), carry);
     });
-    if (i + 1 < end) {
-      exchange.commit(i + 1);
-      load(i + 1);
+    if (i + 1 < end) exchange.commit(i + 1);
+
+    // Nobody waits for these stores, so they come after what all wait for.
+    if (i < site.steps) {
+      const int64_t first = p.schedule.first(site.time(i));
+      T* const to_dx = site.step_of_rows(static_cast<T*>(a.dx), first, G * h);
+      T* const to_dr = site.step_of_rows(static_cast<T*>(a.dr), first, G * h);
+      site.each_pack([&](int j, int row, int word) {
+        if (!in[j].runs) return;
+        const Units u = site.units(row, word, site.first_unit);
+        Unit::store(site.pack_of_rows(to_dx, G * h, row, word), h, dx[j], u);
+        if (!Cell::kAdditive) {
+          Unit::store(site.pack_of_rows(to_dr, G * h, row, word), h, dr[j], u);
+        }
+      });
     }
+    if (i + 1 < end) load(i + 1);
   }
   exchange.finish();
 }
@@ -425,6 +433,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else {
       forward_sequence<Cell, Math, Exchange, kTiles>(a);
     }
+  } else {
+    trap();  // the planner knows better than to launch it
   }
 }
 

@@ -49,6 +49,14 @@ struct Costs {
   double step_flop = 1 / 2e5;     // of the step path's product, small
 };
 
+// Of so many CTAs, a power of 2.
+inline int clusters_at_once(const Limits& limits, int ctas) {
+  for (int i = 0; i < 4; ++i) {
+    if (ctas == 2 << i) return limits.clusters[i];
+  }
+  return 0;
+}
+
 inline double estimate(const Work& w, const Geometry& g, Exchange exchange, const Limits& limits,
                        bool tensor_cores) {
   const Costs costs;
@@ -63,7 +71,9 @@ inline double estimate(const Work& w, const Geometry& g, Exchange exchange, cons
   const double handover = exchange == Exchange::kCluster ? costs.cluster_exchange
                           : exchange == Exchange::kGrid  ? costs.grid_exchange
                                                          : 0;
-  const int waves = ceil_div(int64_t(g.groups) * g.ctas * w.directions, limits.multiprocessors);
+  const int at_once = exchange == Exchange::kCluster ? clusters_at_once(limits, g.ctas)
+                                                     : limits.multiprocessors / g.ctas;
+  const int waves = ceil_div(int64_t(g.groups) * w.directions, std::max(1, at_once));
   return waves * (costs.fixed + handover + std::max(warps * fragments * each, spilled) + packs);
 }
 
@@ -82,7 +92,7 @@ inline std::optional<Plan> plan_path(const Work& w, Path path, const Limits& lim
   Plan candidate{path, {}, 0};
   const Exchange exchange = candidate.exchange();
   int first = 1, last = 1;
-  if (path == Path::kCluster) first = 2, last = limits.max_cluster;
+  if (path == Path::kCluster) first = 2, last = 16;
   if (path == Path::kGrid) first = 2, last = limits.cooperative ? limits.multiprocessors : 0;
   const int fewest_tiles = path == Path::kCta ? 4 : path == Path::kCluster ? 2 : 1;
   const int64_t hidden_groups = ceil_div(w.product.hidden_size, 8);
@@ -93,6 +103,7 @@ inline std::optional<Plan> plan_path(const Work& w, Path path, const Limits& lim
         const int own = int(std::min(rows, w.batch));
         const Geometry g = make_geometry(w.product, exchange, ctas, own, tiles, w.batch);
         if (!fits(w.product, g, limits.shared_memory)) continue;
+        if (path == Path::kCluster && clusters_at_once(limits, ctas) == 0) continue;
         const int64_t blocks = int64_t(g.groups) * ctas * w.directions;
         if (path == Path::kGrid && blocks > limits.multiprocessors) continue;
         candidate.geometry = g;

@@ -59,8 +59,8 @@ class ResidentWeights {
     first_chunk_ = slice_ * g.chunks_per_slice;
     const int left = g.chunks - first_chunk_;
     count_ = slice_ >= g.slices ? 0 : left < g.chunks_per_slice ? left : g.chunks_per_slice;
-    spill_ = reinterpret_cast<WeightFragment*>(shared + g.spill) +
-             warp_ * g.spilled * kTiles * kWarpSize + lane_;
+    spill_ = reinterpret_cast<uint4*>(shared + g.spill) +
+             warp_ * g.spilled * kTiles * kFragmentQuads + lane_;
   }
 
   // One fragment at a time: the code that loads one is long, and would be repeated for each.
@@ -69,7 +69,7 @@ class ResidentWeights {
     for (int i = 0; i < count_ * kTiles; ++i) {
       const int c = i / kTiles, m = i % kTiles;
       const WeightFragment w = fragment(slice, m, c);
-      if (c >= kChunks) spilled(c)[m * kWarpSize] = w;
+      if (c >= kChunks) spill(c, m, w);
 #pragma unroll
       for (int j = 0; j < kChunks * kTiles; ++j) {
         if (i == j) held_[j / kTiles][j % kTiles] = w;
@@ -95,7 +95,7 @@ class ResidentWeights {
       for (int c = kChunks; c < count_; ++c) {
         WeightFragment w[kTiles];
 #pragma unroll
-        for (int m = 0; m < kTiles; ++m) w[m] = spilled(c)[m * kWarpSize];
+        for (int m = 0; m < kTiles; ++m) w[m] = spilled(c, m);
         Math::multiply(acc, w, tile + c * kChunkWords, g.stride, lane_, rows - n);
       }
 #pragma unroll
@@ -105,8 +105,20 @@ class ResidentWeights {
   }
 
  private:
-  FRNN_DEVICE WeightFragment* spilled(int chunk) const {
-    return spill_ + (chunk - kChunks) * kTiles * kWarpSize;
+  // A fragment in shared memory: the first halves of all lanes, then the second ones, so that the
+  // lanes that read at once read neighbouring banks.
+  static constexpr int kFragmentQuads = 2 * kWarpSize;
+
+  FRNN_DEVICE uint4* spill_of(int chunk, int tile) const {
+    return spill_ + ((chunk - kChunks) * kTiles + tile) * kFragmentQuads;
+  }
+  FRNN_DEVICE void spill(int chunk, int tile, const WeightFragment& w) {
+    spill_of(chunk, tile)[0] = {w.v[0], w.v[1], w.v[2], w.v[3]};
+    spill_of(chunk, tile)[kWarpSize] = {w.v[4], w.v[5], w.v[6], w.v[7]};
+  }
+  FRNN_DEVICE WeightFragment spilled(int chunk, int tile) const {
+    const uint4 a = spill_of(chunk, tile)[0], b = spill_of(chunk, tile)[kWarpSize];
+    return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
   }
 
   FRNN_DEVICE WeightFragment fragment(const WeightSlice<typename Math::T>& slice, int tile,
@@ -135,7 +147,7 @@ class ResidentWeights {
   int warp_, lane_;
   int slice_, first_tile_, first_chunk_, count_;
   WeightFragment held_[kChunks][kTiles];
-  WeightFragment* spill_;
+  uint4* spill_;
 };
 
 }  // namespace fastrnn::cuda

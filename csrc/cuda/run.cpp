@@ -58,6 +58,12 @@ bool all_whole(const ScanParams& p) {
   return whole;
 }
 
+// Any will do: all take the same registers, and as much shared memory as they are given.
+Kernel<PersistentArgs> cluster_kernel() {
+  constexpr int kTensorCores = int(Arithmetic::kTensorCores), kCluster = int(Exchange::kCluster);
+  return kernels_for(0, Type::kFloat16).persistent[kTensorCores][kCluster][2][0];
+}
+
 std::optional<Path> forced_path() {
   const char* wanted = std::getenv("FASTRNN_CUDA_PATH");
   if (!wanted || !*wanted) return std::nullopt;
@@ -129,8 +135,7 @@ Matrix Run::compact_x() {
   Matrix x{p.x.data, s.rows(), features, features};
   if (!is_compact(p.x, features)) {
     x.data = allocate(s.rows() * features * element);
-    launch(sequence.gather, s.steps * s.batch * features,
-           RowsArgs{p.schedule, p.x, x.data, features});
+    launch_rows(sequence.gather, RowsArgs{p.schedule, p.x, x.data, features});
   }
   return x;
 }
@@ -161,10 +166,10 @@ std::optional<Plan> Run::persistent_plan() const {
                    .hidden_size = p.hidden_size,
                    .backward = backward_,
                    .element_size = int(element),
-                   .fragments = tensor_cores ? 16 : 12},
+                   .fragments = tensor_cores ? kTensorCoreFragments : kFloat32Fragments},
                   s.batch,
                   int(p.directions)};
-  const Limits limits = limits_of(call.device.index());
+  const Limits limits = limits_of(call.device.index(), cluster_kernel());
   std::optional<Plan> best;
   auto consider = [&](Path path) {
     const bool possible =

@@ -64,6 +64,10 @@ class Run {
   void launch(Kernel<Args> kernel, int64_t items, const Args& args) const {
     if (items > 0) cuda::launch(kernel, blocks_for(items), call.stream, args);
   }
+  template <class Args>
+  void launch_rows(Kernel<Args> kernel, const Args& args, int64_t directions = 1) const {
+    cuda::launch(kernel, blocks_for(s, directions), call.stream, args);
+  }
   // Threads of a step kernel: one for each pack of units.
   int64_t packs(int64_t features) const {
     const int64_t pack = element == 2 ? 2 : 1;

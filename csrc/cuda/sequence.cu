@@ -8,19 +8,20 @@ __global__ void upload(const __grid_constant__ UploadArgs a) {
   if (i < a.count) a.to[i] = a.values[i];
 }
 
+// A block copies a row: where the row lies is worked out once, and not for each value.
 template <class T, bool kGather>
 __global__ void copy_rows(const __grid_constant__ RowsArgs a) {
   const Schedule& s = a.schedule;
-  const int64_t i = thread_index();
-  const int64_t item = i / a.features, feature = i % a.features;
-  const int64_t t = item / s.batch, row = item % s.batch;
-  if (t >= s.steps || !runs(s, t, row)) return;
-  T* outer = static_cast<T*>(a.sequence.data) + s.offset(a.sequence, t, row) + feature;
-  T* inner = static_cast<T*>(a.rows) + (s.first(t) + row) * a.features + feature;
-  if constexpr (kGather) {
-    *inner = *outer;
-  } else {
-    *outer = *inner;
+  const int64_t t = blockIdx.x / s.batch, row = blockIdx.x % s.batch;
+  if (!runs(s, t, row)) return;
+  T* outer = static_cast<T*>(a.sequence.data) + s.offset(a.sequence, t, row);
+  T* inner = static_cast<T*>(a.rows) + (s.first(t) + row) * a.features;
+  for (int64_t i = threadIdx.x; i < a.features; i += blockDim.x) {
+    if constexpr (kGather) {
+      inner[i] = outer[i];
+    } else {
+      outer[i] = inner[i];
+    }
   }
 }
 
@@ -28,21 +29,19 @@ template <class T>
 __global__ void previous_h(const __grid_constant__ PreviousArgs a) {
   const ScanParams& p = a.p;
   const Schedule& s = p.schedule;
-  const int64_t i = thread_index();
-  const int64_t item = i / p.output_size, unit = i % p.output_size;
-  const int direction = int(item % p.directions);
-  const int64_t t = item / p.directions / s.batch, row = item / p.directions % s.batch;
-  if (t >= s.steps || !runs(s, t, row)) return;
-  const Units u{direction, row, unit, 1, false};
-  T h{};
+  const int64_t t = blockIdx.x / s.batch, row = blockIdx.x % s.batch;
+  if (!runs(s, t, row)) return;
+  const int direction = int(blockIdx.y);
+  const T* from = nullptr;
   if (!resets(p, t, row)) {
     if (t != first_time(s, direction, row)) {
-      h = at<T>(p, p.y, before(direction, t), row)[direction * p.output_size + unit];
-    } else {
-      h = load_initial<T>(p, u, 0).v[0];
+      from = at<const T>(p, p.y, before(direction, t), row) + direction * p.output_size;
+    } else if (p.initial[0].data) {
+      from = at<const T>(p, p.initial[0], direction, row);
     }
   }
-  static_cast<T*>(a.to)[running(p, t, row, direction) * p.output_size + unit] = h;
+  T* to = static_cast<T*>(a.to) + running(p, t, row, direction) * p.output_size;
+  for (int64_t i = threadIdx.x; i < p.output_size; i += blockDim.x) to[i] = from ? from[i] : T{};
 }
 
 // h of a step is W_hr hidden: hands it to y and to the next step.

@@ -13,6 +13,10 @@ inline constexpr int kStepThreads = 128;
 inline LaunchShape blocks_for(int64_t items) {
   return {.blocks = (items + kStepThreads - 1) / kStepThreads, .threads = kStepThreads};
 }
+// A block for each step and row of a schedule, those that do not run among them.
+inline LaunchShape blocks_for(const Schedule& s, int64_t directions) {
+  return {.blocks = s.steps * s.batch, .directions = int(directions), .threads = kStepThreads};
+}
 
 // Numbers that travel in a launch's arguments: unlike a copy from the host's memory, it neither
 // waits nor minds being captured in a graph.

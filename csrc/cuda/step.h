@@ -70,15 +70,20 @@ __global__ void step_forward(const __grid_constant__ StepArgs a) {
   for (int k = Cell::kProjected ? 1 : 0; k < Cell::kStates; ++k) {
     states[k] = load_pack<N>(carry_at<T>(a, u, k), u.valid, u.whole);
   }
-  typename Unit::Outputs to{};
+  typename Unit::Saved saved;
+  Unit::run(x, r, states, saved);
   const int64_t own = a.direction * h + u.unit;
-  if (p.saved) to.saved = static_cast<T*>(p.saved) + row * Cell::kSaved * h + u.unit;
-  if (p.hidden) to.hidden = static_cast<T*>(p.hidden) + row * h + u.unit;
-  for (int k = 1; k < Cell::kStates; ++k) {
-    if (p.steps[k].data) to.steps[k] = at<C>(p, p.steps[k], a.t, u.row) + own;
-  }
-  Unit::run(x, r, h, u, to, states);
   if (!projected) store_units(at<T>(p, p.y, a.t, u.row) + own, states[0], u);
+  if (p.saved) {
+    T* to = static_cast<T*>(p.saved) + row * Cell::kSaved * h + u.unit;
+    Unit::store_saved(to, h, saved, u);
+  }
+  if (p.hidden) store_units(static_cast<T*>(p.hidden) + row * h + u.unit, states[0], u);
+  for (int k = 1; k < Cell::kStates; ++k) {
+    if (!p.steps[k].data) continue;
+    C* to = at<C>(p, p.steps[k], a.t, u.row) + own;
+    store_pack<N>(to, states[k], u.valid, u.whole);
+  }
   if (a.t == last_time(p.schedule, a.direction, u.row)) Unit::end(p, u, states);
   if (resets(p, after(a.direction, a.t), u.row)) {
     for (int k = projected ? 1 : 0; k < Cell::kStates; ++k) states[k] = {};

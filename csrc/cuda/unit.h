@@ -83,12 +83,7 @@ struct ForwardUnits {
   using States = Pack<C, N>[kStates];
   using GateSums = Pack<C, N>[kGates];
 
-  // Where a pack's outputs of one step go; a null one is not wanted.
-  struct Outputs {
-    T* saved;
-    T* hidden;
-    C* steps[kStates];  // states 1 and on
-  };
+  using Saved = Pack<T, N>[Cell::kSaved > 0 ? Cell::kSaved : 1];
 
   // State k as the first step finds it.
   FRNN_HD static Pack<C, N> start(const ScanParams& p, const Units& u, int k) {
@@ -104,28 +99,23 @@ struct ForwardUnits {
 
   // x_sum, r_sum: W_ih x + b_ih and W_hh h + b_hh. states: in, those before the step; out, those
   // after it, h as its type holds it.
-  FRNN_HD static void run(const GateSums& x_sum, const GateSums& r_sum, int64_t hidden_size,
-                          const Units& u, const Outputs& to, States& states) {
-    Pack<T, N> z[Cell::kSaved > 0 ? Cell::kSaved : 1];
+  FRNN_HD static void run(const GateSums& x_sum, const GateSums& r_sum, States& states,
+                          Saved& saved) {
     for (int e = 0; e < N; ++e) {
       V x[kGates], r[kGates], s[kStates], s1[kStates];
-      Values<V, Cell::kSaved> saved;
+      Values<V, Cell::kSaved> z;
       for (int g = 0; g < kGates; ++g) x[g] = V(x_sum[g].v[e]), r[g] = V(r_sum[g].v[e]);
       for (int k = 0; k < kStates; ++k) s[k] = V(states[k].v[e]);
       if (Cell::kProjected) s[0] = V(C(0));
-      Cell::forward(x, r, s, s1, saved);
+      Cell::forward(x, r, s, s1, z);
       for (int k = 0; k < kStates; ++k) states[k].v[e] = C(s1[k]);
-      for (int k = 0; k < Cell::kSaved; ++k) z[k].v[e] = T(C(saved[k]));
+      for (int k = 0; k < Cell::kSaved; ++k) saved[k].v[e] = T(C(z[k]));
     }
-    const Pack<T, N> h = convert<T>(states[0]);
-    states[0] = convert<C>(h);
-    if (to.hidden) store_units(to.hidden, h, u);
-    if (to.saved) {
-      for (int k = 0; k < Cell::kSaved; ++k) store_units(to.saved + k * hidden_size, z[k], u);
-    }
-    for (int k = 1; k < kStates; ++k) {
-      if (to.steps[k]) store_units(to.steps[k], states[k], u);
-    }
+    states[0] = convert<C>(convert<T>(states[0]));
+  }
+
+  FRNN_HD static void store_saved(T* to, int64_t hidden_size, const Saved& saved, const Units& u) {
+    for (int k = 0; k < Cell::kSaved; ++k) store_units(to + k * hidden_size, saved[k], u);
   }
 
   // The states after a row's last step; of h only where it is not projected.
