@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import tensors_in, twins
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import fastrnn
@@ -434,6 +435,17 @@ def test_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         module = getattr(fastrnn, name)(4, 5, device="meta")
         with pytest.raises(RuntimeError, match="no kernels for the device meta in this build"):
             module(torch.empty(*shape, device="meta"))
+
+
+def test_a_cuda_tensor_without_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "DEVICES", ("cpu", "meta"))
+    monkeypatch.setattr(functional.ops, "WHY_NO_CUDA", "torch is built without CUDA")
+    message = (
+        r"the device cuda:0 in this build \(torch is built without CUDA\); it has them for cpu"
+    )
+    with FakeTensorMode(), pytest.raises(RuntimeError, match=message):
+        x, weights = (torch.empty(*shape, device="cuda") for shape in ((2, 3, 4), (15, 4)))
+        functional.layer("gru", x, [], [weights, torch.empty(15, 5, device="cuda")])
 
 
 def test_an_unknown_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:

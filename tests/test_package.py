@@ -118,3 +118,22 @@ def test_signatures_are_torchs(name: str) -> None:
     ours, theirs = getattr(fastrnn, name), getattr(torch.nn, name)
     found, expected = (list(inspect.signature(c.forward).parameters) for c in (ours, theirs))
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("yes", "FASTRNN_CUDA must be 0 or 1, got 'yes'"), ("1", "FASTRNN_CUDA=1, but torch has no")],
+)
+def test_setup_says_why_it_builds_no_cuda_kernels(wanted: str, message: str) -> None:
+    program = (
+        "import runpy, sys, torch; torch.version.cuda = None; "
+        "sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "FASTRNN_CUDA": wanted},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and message in done.stderr
