@@ -261,6 +261,22 @@ def test_projections(simulation: ModuleType, option: Scan, arithmetic: str, proj
 
 
 @pytest.mark.parametrize("path", "ACG")
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_more_rows_than_a_tile_and_a_group(
+    simulation: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    cell: str,
+    arithmetic: str,
+) -> None:
+    """On a device so small that a group must take many rows, and there are several groups."""
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", path)
+    configure(simulation, resident=8 if path == "G" else 4)
+    assert not differences(Scan(cell, T=2, B=75, H=24, arithmetic=arithmetic))
+
+
+@pytest.mark.parametrize("path", "ACG")
 @pytest.mark.parametrize("cell", ops.CELLS)
 def test_weights_beyond_the_registers(
     simulation: ModuleType, monkeypatch: pytest.MonkeyPatch, path: str, cell: str
