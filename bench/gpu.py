@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -429,6 +430,9 @@ def report(out: Path, ends: dict[str, str]) -> str:
 
 def plot(timings: list[dict], machine: Machine, path: Path) -> None:
     """For each timing, how many times as fast as torch.nn each path is."""
+    if find_spec("matplotlib") is None:
+        print("no plot: matplotlib is not installed", file=sys.stderr)
+        return
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
@@ -87,6 +88,7 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "- C: gru: y 1e-1" in text
     assert "| gru | float32 | 4,5,3,6 | training | 12 | 6 | - | - | - | **2.00x** |" in text
     assert (tmp_path / "gpu.md").read_text().strip() == text.strip()
+    assert (tmp_path / "gpu.png").exists() == (find_spec("matplotlib") is not None)
     assert json.loads((tmp_path / "gpu.json").read_text())["timings"][0]["cell"] == "gru"
 
 
