@@ -25,15 +25,27 @@ have_torch = find_spec("torch") is not None
 # The oldest torch whose stable ABI has all that the sources use; the binary runs on it and later.
 TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
-# Machine code for one GPU runs on all later ones of its generation; PTX on all later generations.
+# Machine code for one GPU runs on all later ones of its generation; the last one's PTX on all later
+# generations.
 ARCHITECTURES = ("7.5", "8.0", "9.0", "10.0", "12.0")
 
 CELLS = Path("csrc/cells/cells.h")
 TYPES = {"float32": "float", "float64": "double", "bfloat16": "BFloat16", "float16": "Half"}
 
 
-def find_toolkit() -> Path | None:
-    """The folder of a CUDA toolkit with headers; nvcc on the path may be a script that calls it."""
+def ask(nvcc: Path, option: str) -> str:
+    """What the compiler answers; nothing if it does not run."""
+    try:
+        return subprocess.run([nvcc, option], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def find_toolkit(version: str) -> Path | None:
+    """The folder of a CUDA toolkit of torch's major version, with headers.
+
+    nvcc on the path may be a script that calls it.
+    """
     from torch.utils import cpp_extension
 
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), cpp_extension.CUDA_HOME]
@@ -46,27 +58,10 @@ def find_toolkit() -> Path | None:
     candidates.append("/usr/local/cuda")
     for folder in map(Path, filter(None, candidates)):
         if (folder / "bin/nvcc").exists() and (folder / "include/cuda_runtime.h").exists():
-            return folder
+            release = re.search(r"release (\d+)\.", ask(folder / "bin/nvcc", "--version"))
+            if release and release[1] == version.split(".")[0]:
+                return folder
     return None
-
-
-def ask(nvcc: Path, option: str) -> str:
-    return subprocess.run([nvcc, option], capture_output=True, text=True, check=True).stdout
-
-
-def missing_for_cuda(toolkit: Path | None) -> str:
-    """Why the CUDA kernels cannot be built; empty if they can."""
-    import torch
-
-    if torch.version.cuda is None:
-        return "torch has no CUDA"
-    if toolkit is None:
-        return "no CUDA toolkit was found"
-    release = re.search(r"release (\d+)\.", ask(toolkit / "bin/nvcc", "--version"))
-    if release is None or release[1] != torch.version.cuda.split(".")[0]:
-        found = release[1] if release else "of unknown version"
-        return f"torch has CUDA {torch.version.cuda}, and the toolkit in {toolkit} is {found}"
-    return ""
 
 
 def with_cuda() -> bool:
@@ -77,13 +72,20 @@ def with_cuda() -> bool:
     wanted = os.environ.get("FASTRNN_CUDA", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(f"FASTRNN_CUDA must be 0 or 1, got {wanted!r}")
-    toolkit = None if wanted == "0" else find_toolkit()
-    missing = "FASTRNN_CUDA=0" if wanted == "0" else missing_for_cuda(toolkit)
+    version, toolkit = torch.version.cuda, None
+    if wanted == "0":
+        missing = "FASTRNN_CUDA=0"
+    elif version is None:
+        missing = "torch has no CUDA"
+    else:
+        toolkit = find_toolkit(version)
+        missing = "" if toolkit else f"no toolkit was found for torch's CUDA {version}"
     if missing:
         if wanted == "1":
             raise SystemExit(f"FASTRNN_CUDA=1, but {missing}")
         print(f"fastrnn: no CUDA kernels, because: {missing}")
-        for stale in glob("build/lib*/fastrnn/_cuda*"):  # which would be packed all the same
+        # Of an earlier build, which would be packed or loaded all the same.
+        for stale in [*glob("build/lib*/fastrnn/_cuda*"), *glob("fastrnn/_cuda*.so")]:
             os.remove(stale)
         return False
     cpp_extension.CUDA_HOME = str(toolkit)

@@ -40,7 +40,7 @@ ARITHMETICS = {
     "bfloat16": torch.bfloat16,
 }
 GPU = torch.device("cuda")
-REFUSED = "does not run this shape"
+REFUSED = ("does not run this shape", "refused to run so many CTAs")
 
 # Of cuda-kernels with published figures: persistent LSTMs, small float32 ones, wide GRUs, the batch
 # of a reinforcement learner.
@@ -273,6 +273,15 @@ def checks_of(path: str, small: bool) -> Iterator[tuple[str, Callable[[], str]]]
             )
 
 
+def lost() -> bool:
+    """Whether a kernel has failed so that this process can use the device no more."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def check_path(path: str, small: bool) -> Iterator[Check]:
     for what, check in checks_of(path, small):
         try:
@@ -280,9 +289,9 @@ def check_path(path: str, small: bool) -> Iterator[Check]:
             torch.cuda.synchronize()
             yield Check(path, what, "wrong" if detail else "ok", detail)
         except Exception as error:
-            refused = REFUSED in str(error)
+            refused = any(words in str(error) for words in REFUSED)
             yield Check(path, what, "refused" if refused else "error", str(error)[:300])
-            if "CUDA error" in str(error):  # the device is lost to this process
+            if lost():
                 return
 
 
@@ -328,9 +337,9 @@ def time_case(cell: str, name: str, shape: Shape, training: bool, paths: list[st
             try:
                 call()
             except RuntimeError as error:
-                if "CUDA error" in str(error):  # the device is lost to this process
+                if lost():
                     raise
-                if REFUSED not in str(error):
+                if not any(words in str(error) for words in REFUSED):
                     print(f"{provider}, {cell} {name} {shape}: {error}", file=sys.stderr)
                 timing.us[provider] = None
                 continue
@@ -473,11 +482,9 @@ def main() -> int:
         raise SystemExit("no GPU is visible")
     given.out.mkdir(parents=True, exist_ok=True)
     if given.check:
-        lost = False
         for found in check_path(given.check, given.small):
             append(given.out / "checks.jsonl", found)
-            lost = "CUDA error" in found.detail
-        return int(lost)
+        return int(lost())
     if given.warm_up:
         for package in (nn, fastrnn):
             make_run(package, "lstm", SHAPES[0], torch.float32)()

@@ -312,14 +312,27 @@ def test_groups_need_not_run_side_by_side(
     assert not differences(Scan(B=20, arithmetic="float16", bidirectional=True))
 
 
-def test_a_refused_cooperative_launch_falls_back_to_steps(
+def test_a_refused_launch_falls_back_to_steps_where_it_may(
     simulation: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FASTRNN_CUDA_PATH", "G")
     simulation.refuse_cooperative(True)
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", "GF")
     assert not differences(Scan(arithmetic="float16"))
     assert simulation.refused_launches() == 2
     assert simulation.persistent_launches() == 0
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", "G")
+    with pytest.raises(RuntimeError, match="the device refused to run so many CTAs side by side"):
+        Scan(arithmetic="float16").run("fastrnn_simulation")
+
+
+def test_the_fastest_of_the_allowed_paths_is_taken(
+    simulation: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTRNN_CUDA_PATH", "FACG")
+    assert not differences(Scan(arithmetic="float16"))
+    assert simulation.persistent_launches() == 2
+    assert not differences(Scan(arithmetic="float64"))
+    assert simulation.persistent_launches() == 2
 
 
 # ---- choice of a path ----------------------------------------------------------------------------

@@ -65,15 +65,19 @@ def test_settings_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_failures_become_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> str:
-        raise RuntimeError(f"FASTRNN_CUDA_PATH is 'A', but that path {gpu.REFUSED} and type")
+        raise RuntimeError(f"FASTRNN_CUDA_PATH is 'A', but that path {gpu.REFUSED[0]} and type")
 
-    def lost() -> str:
+    def fails() -> str:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    checks = [("a", lambda: ""), ("b", lambda: "y 1"), ("c", refused), ("d", lost), ("e", refused)]
+    checks = [("a", lambda: ""), ("b", lambda: "y 1"), ("c", refused), ("d", fails), ("e", refused)]
+    monkeypatch.setattr(gpu, "lost", lambda: False)
     monkeypatch.setattr(gpu, "checks_of", lambda path, small: iter(checks))
-    outcomes = [(c.what, c.outcome) for c in gpu.check_path("A", small=False)]
-    assert outcomes == [("a", "ok"), ("b", "wrong"), ("c", "refused"), ("d", "error")]
+    outcomes = [c.outcome for c in gpu.check_path("A", small=False)]
+    assert outcomes == ["ok", "wrong", "refused", "error", "refused"]
+    monkeypatch.setattr(gpu, "lost", lambda: True)
+    outcomes = [c.outcome for c in gpu.check_path("A", small=False)]
+    assert outcomes == ["ok", "wrong", "refused"]
 
 
 def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,9 @@ class ClusterExchange {
     }
   }
 
-  FRNN_DEVICE void commit(int) {}
+  // All words but those that a reset makes zero depend on the sums that they are made of, so that
+  // nobody multiplies again before these are read; the barrier is for those.
+  FRNN_DEVICE void commit(int) { __syncthreads(); }
 
   FRNN_DEVICE void finish() { cluster_barrier(); }
 

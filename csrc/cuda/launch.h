@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -66,6 +67,12 @@ inline void check(cudaError_t error, const char* what) {
   fail("CUDA error in ", what, ": ", cudaGetErrorString(error));
 }
 
+inline int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
 using Stream = cudaStream_t;
 
 // The device of a call made current, and torch's stream there.
@@ -88,9 +95,14 @@ template <class Args>
 [[nodiscard]] bool try_launch(Kernel<Args> kernel, const LaunchShape& shape, Stream stream,
                               const Args& args) {
   const void* function = reinterpret_cast<const void*>(kernel);
+  FRNN_CHECK(shape.blocks <= INT32_MAX, "too many rows for one launch: ", shape.blocks);
   if (shape.shared_memory > 48 * 1024) {
+    // All that there is, whatever this launch takes: the limit is the kernel's, and threads share
+    // it.
+    int device = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
     check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               shape.shared_memory),
+                               attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
           "cudaFuncSetAttribute");
   }
   cudaLaunchAttribute attributes[2];
@@ -127,12 +139,6 @@ template <class Args>
   return true;
 }
 
-inline int attribute(cudaDeviceAttr which, int device) {
-  int value = 0;
-  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
 inline Limits query_limits(int device, const void* cluster_kernel) {
   Limits limits;
   cudaFuncAttributes function{};
@@ -148,21 +154,23 @@ inline Limits query_limits(int device, const void* cluster_kernel) {
   check(cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              limits.shared_memory),
         "cudaFuncSetAttribute");
-  check(cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-        "cudaFuncSetAttribute");
   for (int i = 0; i < 4; ++i) {
-    cudaLaunchAttribute size;
-    size.id = cudaLaunchAttributeClusterDimension;
-    size.val.clusterDim = {2u << i, 1, 1};
+    const int size = 2 << i;
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {unsigned(size), 1, 1};
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(2u << i);
+    config.gridDim = dim3(unsigned(size));
     config.blockDim = dim3(kThreads);
     config.dynamicSmemBytes = size_t(limits.shared_memory);
-    config.attrs = &size;
+    config.attrs = &cluster;
     config.numAttrs = 1;
-    const cudaError_t error =
-        cudaOccupancyMaxActiveClusters(&limits.clusters[i], cluster_kernel, &config);
-    if (error != cudaSuccess) {  // no cluster of that size on this device
+    const bool known =
+        (size <= 8 ||
+         cudaFuncSetAttribute(cluster_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) ==
+             cudaSuccess) &&
+        cudaOccupancyMaxActiveClusters(&limits.clusters[i], cluster_kernel, &config) == cudaSuccess;
+    if (!known) {  // no cluster of that size on this device
       limits.clusters[i] = 0;
       cudaGetLastError();
     }

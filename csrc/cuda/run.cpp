@@ -1,12 +1,14 @@
 #include "run.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <string_view>
 
 namespace fastrnn::cuda {
 namespace {
 
 // The paths that are known to be right on a GPU, and so are chosen by themselves wherever they are
-// the fastest. FASTRNN_CUDA_PATH forces any.
+// the fastest. FASTRNN_CUDA_PATH names others.
 constexpr Path kTrusted[] = {Path::kStep};
 
 const CellKernels& kernels_for(int cell, Type type) {
@@ -64,13 +66,17 @@ Kernel<PersistentArgs> cluster_kernel() {
   return kernels_for(0, Type::kFloat16).persistent[kTensorCores][kCluster][2][0];
 }
 
-std::optional<Path> forced_path() {
+// The paths that a call may take: those that FASTRNN_CUDA_PATH names, or the trusted ones.
+std::vector<Path> allowed_paths() {
   const char* wanted = std::getenv("FASTRNN_CUDA_PATH");
-  if (!wanted || !*wanted) return std::nullopt;
-  for (Path path : {Path::kStep, Path::kCta, Path::kCluster, Path::kGrid}) {
-    if (wanted[0] == char(path) && !wanted[1]) return path;
+  if (!wanted || !*wanted) return {std::begin(kTrusted), std::end(kTrusted)};
+  std::vector<Path> paths;
+  for (const char* letter = wanted; *letter; ++letter) {
+    FRNN_CHECK(std::string_view("FACG").find(*letter) != std::string_view::npos,
+               "FASTRNN_CUDA_PATH is '", wanted, "', but the paths are F, A, C and G");
+    paths.push_back(Path(*letter));
   }
-  FRNN_CHECK(false, "FASTRNN_CUDA_PATH is '", wanted, "', but the paths are F, A, C and G");
+  return paths;
 }
 
 }  // namespace
@@ -159,7 +165,9 @@ Arithmetic Run::arithmetic() const {
 }
 
 std::optional<Plan> Run::persistent_plan() const {
-  const std::optional<Path> forced = forced_path();
+  const std::vector<Path> allowed = allowed_paths();
+  const bool only_steps = allowed == std::vector<Path>{Path::kStep};
+  if (only_steps) return std::nullopt;  // without asking the device for more than that takes
   const bool tensor_cores = arithmetic() == Arithmetic::kTensorCores;
   const Work work{{.gates = kernels.gates,
                    .states = kernels.states,
@@ -171,20 +179,15 @@ std::optional<Plan> Run::persistent_plan() const {
                   int(p.directions)};
   const Limits limits = limits_of(call.device.index(), cluster_kernel());
   std::optional<Plan> best;
-  auto consider = [&](Path path) {
+  for (Path path : allowed) {
     const bool possible =
         path == Path::kStep || (whole && p.type != Type::kFloat64 && !projected());
     const auto plan =
         possible ? plan_path(work, path, limits, tensor_cores) : std::optional<Plan>();
-    FRNN_CHECK(plan || !forced, "FASTRNN_CUDA_PATH is '", char(path),
-               "', but that path does not run this shape and type on this device");
     if (plan && (!best || plan->step < best->step)) best = plan;
-  };
-  if (forced) {
-    consider(*forced);
-  } else {
-    for (Path path : kTrusted) consider(path);
   }
+  FRNN_CHECK(best, "FASTRNN_CUDA_PATH is '", std::getenv("FASTRNN_CUDA_PATH"),
+             "', but that path does not run this shape and type on this device");
   if (best->path == Path::kStep) return std::nullopt;
   return best;
 }
@@ -213,7 +216,12 @@ bool Run::launch_persistent(const Plan& plan, PersistentArgs args) {
                           .shared_memory = g.shared_memory,
                           .cluster = exchange == Exchange::kCluster ? g.ctas : 1,
                           .cooperative = exchange == Exchange::kGrid};
-  return try_launch(kernel, shape, call.stream, args);
+  if (try_launch(kernel, shape, call.stream, args)) return true;
+  const std::vector<Path> allowed = allowed_paths();
+  FRNN_CHECK(std::find(allowed.begin(), allowed.end(), Path::kStep) != allowed.end(),
+             "FASTRNN_CUDA_PATH is '", std::getenv("FASTRNN_CUDA_PATH"),
+             "', but the device refused to run so many CTAs side by side");
+  return false;
 }
 
 }  // namespace fastrnn::cuda
