@@ -49,7 +49,7 @@ class Backward : public Run {
     const int64_t batch = s.batch, hidden = p.hidden_size, output = p.output_size;
     const Weights& w = p.weights[direction];
     const Tensor hh = gemm.view({w.hh, gate_rows(), output, output});
-    Matrix product{allocate(batch * output * element), batch, output, output};
+    Matrix product{allocate(batch * output * compute), batch, output, output};
     StepArgs step{.p = p,
                   .direction = direction,
                   .rows = batch,
@@ -62,7 +62,7 @@ class Backward : public Run {
     Matrix before_projection{};
     ProjectionArgs projection{};
     if (projected()) {
-      before_projection = {allocate(batch * hidden * element), batch, hidden, hidden};
+      before_projection = {allocate(batch * hidden * compute), batch, hidden, hidden};
       step.product = before_projection.data;
       projection = {.p = p,
                     .direction = direction,
@@ -81,7 +81,7 @@ class Backward : public Run {
       const int64_t later = i > 0 ? s.active(after(direction, step.t)) : 0;
       if (later > 0) {
         product.rows = later;
-        Gemm::multiply(gemm.view(product),
+        Gemm::multiply(gemm.view_sums(product),
                        gemm.view(rows_of(dr_, after(direction, step.t), direction, gate_rows())),
                        hh);
       }
@@ -94,8 +94,8 @@ class Backward : public Run {
         launch(sequence.unproject, step.rows * output, projection);
         if (active > 0) {
           before_projection.rows = active;
-          gemm.multiply(before_projection, rows_of(grad_h_, step.t, direction, output),
-                        {w.hr, output, hidden, hidden});
+          gemm.multiply_to_sums(before_projection, rows_of(grad_h_, step.t, direction, output),
+                                {w.hr, output, hidden, hidden});
         }
         step.product_rows = active;
       }

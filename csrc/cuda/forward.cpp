@@ -20,14 +20,14 @@ class Forward : public Run {
   void multiply_inputs() {
     const Matrix x = compact_x();
     const int64_t columns = p.directions * gate_rows();
-    gates_ = allocate(s.rows() * columns * element);
-    gemm.multiply({gates_, s.rows(), columns, columns}, x, input_weights().transposed());
+    gates_ = allocate(s.rows() * columns * compute);
+    gemm.multiply_to_sums({gates_, s.rows(), columns, columns}, x, input_weights().transposed());
   }
 
   bool run_persistent(const Plan& plan) {
     PersistentArgs args{};
     for (int d = 0; d < p.directions; ++d) args.weights[d] = p.weights[d].hh;
-    args.gates = gates_;
+    args.gates = static_cast<const float*>(gates_);
     return launch_persistent(plan, args);
   }
 
@@ -35,7 +35,7 @@ class Forward : public Run {
     const int64_t batch = s.batch, hidden = p.hidden_size, output = p.output_size;
     const Weights& w = p.weights[direction];
     Matrix h{allocate(batch * output * element), batch, output, output};
-    Matrix product{allocate(batch * gate_rows() * element), batch, gate_rows(), gate_rows()};
+    Matrix product{allocate(batch * gate_rows() * compute), batch, gate_rows(), gate_rows()};
     StepArgs step{.p = p,
                   .direction = direction,
                   .rows = batch,
@@ -60,7 +60,7 @@ class Forward : public Run {
       if (step.rows != active) {
         active = h.rows = product.rows = step.rows;
         h_view = gemm.view(h);
-        product_view = gemm.view(product);
+        product_view = gemm.view_sums(product);
       }
       Gemm::multiply(product_view, h_view, hh);
       launch(kernels.step_forward, step.rows * packs(hidden), step);

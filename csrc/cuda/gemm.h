@@ -21,25 +21,29 @@ struct Matrix {
 
 class Gemm {
  public:
-  Gemm(Device device, ScalarType type) : device_(device), type_(type) {}
+  // type: of matrices; compute: of sums.
+  Gemm(Device device, ScalarType type, ScalarType compute)
+      : device_(device), type_(type), compute_(compute) {}
 
-  Tensor view(const Matrix& m) const {
-    const std::array<int64_t, 2> sizes{m.rows, m.columns};
-    const std::array<int64_t, 2> strides{m.row_stride, m.column_stride};
-    return torch::stable::from_blob(m.data, sizes, strides, device_, type_);
-  }
+  Tensor view(const Matrix& m) const { return view(m, type_); }
+  // Of sums, which are not rounded to the matrices' type.
+  Tensor view_sums(const Matrix& m) const { return view(m, compute_); }
 
   // out = a b
   void multiply(const Matrix& out, const Matrix& a, const Matrix& b) const {
     multiply(view(out), view(a), view(b));
   }
+  void multiply_to_sums(const Matrix& out, const Matrix& a, const Matrix& b) const {
+    multiply(view_sums(out), view(a), view(b));
+  }
   static void multiply(const Tensor& out, const Tensor& a, const Tensor& b) {
-    std::array<StableIValue, 3> stack{torch::stable::detail::from(a),
-                                      torch::stable::detail::from(b),
-                                      torch::stable::detail::from(out)};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-    (void)torch::stable::detail::to<Tensor>(stack[0]);
+    using torch::stable::detail::from;
+    const ScalarType to = out.scalar_type();
+    if (to == a.scalar_type()) {
+      call("out", std::array{from(a), from(b), from(out)});
+    } else {
+      call("dtype_out", std::array{from(a), from(b), from(to), from(out)});
+    }
   }
 
   // out[column] = the sum of a's rows
@@ -55,8 +59,21 @@ class Gemm {
   }
 
  private:
+  Tensor view(const Matrix& m, ScalarType type) const {
+    const std::array<int64_t, 2> sizes{m.rows, m.columns};
+    const std::array<int64_t, 2> strides{m.row_stride, m.column_stride};
+    return torch::stable::from_blob(m.data, sizes, strides, device_, type);
+  }
+
+  template <size_t kCount>
+  static void call(const char* overload, std::array<StableIValue, kCount> stack) {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::mm", overload, stack.data(), TORCH_ABI_VERSION));
+    (void)torch::stable::detail::to<Tensor>(stack[0]);
+  }
+
   Device device_;
-  ScalarType type_;
+  ScalarType type_, compute_;
 };
 
 }  // namespace fastrnn::cuda

@@ -54,21 +54,21 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
   exchange.start();
 
   struct Inputs {
-    Pack<T, N> x[G];
+    Floats x[G];
     bool runs, reset_after;
   };
   Inputs in[kPacks];
   auto load = [&](int64_t i) {
     const int64_t t = site.time(i), next = after(site.direction, t);
-    const T* x = site.step_of_rows(static_cast<const T*>(a.gates), p.schedule.first(t), G * h);
+    const float* x = site.step_of_rows(a.gates, p.schedule.first(t), G * h);
     const bool* resets = site.template step_of<const bool>(p.resets, next);
     site.each_pack([&](int j, int row, int word) {
       in[j].runs = site.runs(t, row);
       in[j].reset_after = in[j].runs && site.resets(resets, next, row);
       if (!in[j].runs) return;
       const Units u = site.units(row, word, site.first_unit);
-      const T* from = site.pack_of_rows(x, G * h, row, word);
-      for (int g = 0; g < G; ++g) in[j].x[g] = load_units(from + g * h, u);
+      const float* from = site.pack_of_rows(x, G * h, row, word);
+      for (int g = 0; g < G; ++g) in[j].x[g] = load_sums<T>(from + g * h, u);
     });
   };
   if (site.steps > 0) load(0);
@@ -84,7 +84,7 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
       if (in[j].runs) {
         Floats x[G], r[G];
         for (int g = 0; g < G; ++g) {
-          x[g] = convert<float>(in[j].x[g]);
+          x[g] = in[j].x[g];
           const Floats bias = site.bias(g, word);
           for (int e = 0; e < N; ++e) x[g].v[e] += bias.v[e];
           r[g] = site.bias(G + g, word);

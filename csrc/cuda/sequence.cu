@@ -82,7 +82,7 @@ __global__ void unproject(const __grid_constant__ ProjectionArgs a) {
   C& carry = static_cast<C*>(a.carry)[i];
   C grad = carry;
   if (row < a.product_rows && !resets(p, after(a.direction, a.t), row)) {
-    grad += C(static_cast<const T*>(a.product)[i]);
+    grad += static_cast<const C*>(a.product)[i];
   }
   if (!runs(p.schedule, a.t, row)) {
     carry = grad;

@@ -48,10 +48,11 @@ struct ProjectionArgs {
   int direction;
   int64_t t, rows;
   int64_t product_rows;  // backward: rows that the product has
-  const void* product;   // forward: W_hr hidden, [rows, P]; backward: dr R of the step after
-  void* h;               // forward: the next operand [B, P]
-  void* carry;           // backward: the gradient of h of rows that do not run, [B, P], computed in
-  void* grad_h;          // backward: out, [rows that run, D, P]
+  // forward: W_hr hidden, [rows, P]; backward: dr R of the step after, computed in
+  const void* product;
+  void* h;       // forward: the next operand [B, P]
+  void* carry;   // backward: the gradient of h of rows that do not run, [B, P], computed in
+  void* grad_h;  // backward: out, [rows that run, D, P]
 };
 
 struct SequenceKernels {

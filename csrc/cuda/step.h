@@ -55,7 +55,7 @@ __global__ void step_forward(const __grid_constant__ StepArgs a) {
   const bool projected = w.hr != nullptr;
   auto sum = [&](const void* product, int64_t offset, const void* bias, int gate) {
     const int64_t at_gate = gate * h + u.unit;
-    auto total = convert<C>(load_units(static_cast<const T*>(product) + offset + at_gate, u));
+    auto total = load_sums<T>(static_cast<const C*>(product) + offset + at_gate, u);
     if (bias) {
       const auto b = load_units(static_cast<const T*>(bias) + at_gate, u);
       for (int e = 0; e < N; ++e) total.v[e] += C(b.v[e]);
@@ -125,8 +125,8 @@ __global__ void step_backward(const __grid_constant__ StepArgs a) {
     carry[k] = load_pack<N>(carry_at<T>(a, u, k), u.valid, u.whole);
   }
   if (u.row < a.product_rows && (projected || !resets(p, after(a.direction, a.t), u.row))) {
-    const auto product = load_units(static_cast<const T*>(a.product) + u.row * h + u.unit, u);
-    for (int e = 0; e < N; ++e) carry[0].v[e] += C(product.v[e]);
+    const auto product = load_sums<T>(static_cast<const C*>(a.product) + u.row * h + u.unit, u);
+    for (int e = 0; e < N; ++e) carry[0].v[e] += product.v[e];
   }
   if (a.t < 0 || a.t >= s.steps) {
     Unit::store_initial(p, u, carry);

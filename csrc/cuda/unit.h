@@ -61,6 +61,12 @@ FRNN_HD Pack<T, kPack<T>> load_units(const T* from, const Units& u) {
   return load_pack<kPack<T>>(from, u.valid, u.whole);
 }
 
+// Of what T is computed in.
+template <class T>
+FRNN_HD Pack<Compute<T>, kPack<T>> load_sums(const Compute<T>* from, const Units& u) {
+  return load_pack<kPack<T>>(from, u.valid, u.whole);
+}
+
 template <class T, class Value, int N>
 FRNN_HD void store_units(T* to, const Pack<Value, N>& pack, const Units& u) {
   store_pack<N>(to, convert<T>(pack), u.valid, u.whole);
@@ -158,9 +164,9 @@ struct BackwardUnits {
       in.h_after = load_units(from.h_after, u);
     }
     for (int k = 1; k < kStates; ++k) {
-      if (from.grad_steps[k]) in.grad_steps[k] = load_states(from.grad_steps[k], u);
-      if (from.before[k]) in.before[k] = load_states(from.before[k], u);
-      in.after[k] = load_states(from.after[k], u);
+      if (from.grad_steps[k]) in.grad_steps[k] = load_sums<T>(from.grad_steps[k], u);
+      if (from.before[k]) in.before[k] = load_sums<T>(from.before[k], u);
+      in.after[k] = load_sums<T>(from.after[k], u);
     }
     for (int k = 0; k < Cell::kSaved; ++k) {
       in.saved[k] = load_units(from.saved + k * hidden_size, u);
@@ -218,11 +224,6 @@ struct BackwardUnits {
       if (!p.grad_initial[k].data) continue;
       store_units(at<T>(p, p.grad_initial[k], u.direction, u.row) + u.unit, carry[k], u);
     }
-  }
-
- private:
-  FRNN_HD static Pack<C, N> load_states(const C* from, const Units& u) {
-    return load_pack<N>(from, u.valid, u.whole);
   }
 };
 
