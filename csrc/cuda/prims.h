@@ -9,8 +9,7 @@
 namespace fastrnn::cuda {
 
 // ---- tensor cores: D += A B for one warp, A [16, k], B [k, 8], D [16, 8] -----------------------
-// Lane 4 g + t holds of D: [g][2 t], [g][2 t + 1], [g + 8][2 t], [g +
-// 8][2 t + 1].
+// Lane 4 g + t holds of D: [g][2 t], [g][2 t + 1], [g + 8][2 t], [g + 8][2 t + 1].
 
 FRNN_DEVICE void mma_float16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
@@ -75,6 +74,7 @@ FRNN_DEVICE uint4 load_fresh(const uint4* p) { return __ldcg(p); }
 
 FRNN_DEVICE void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
+  __syncwarp();  // for .aligned
   asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::
                    : "memory");
 #endif
@@ -93,14 +93,13 @@ struct MessageBarrier {
 #endif
   }
 
-  // The phase ends when so many bytes have come since it began. Relaxed, because nobody acquires
-  // what came before it here: a release would put a fence over all memory into every step.
+  // The phase ends when so many bytes have come since it began. Only this CTA acquires what came
+  // before it here: a release to the cluster would put a fence over all memory into every step.
   FRNN_DEVICE void expect(uint32_t bytes) {
 #if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "mbarrier.arrive.expect_tx.relaxed.cluster.shared::cta.b64 _, [%0], %1;" ::"r"(address()),
-        "r"(bytes)
-        : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address()),
+                 "r"(bytes)
+                 : "memory");
 #endif
   }
 
@@ -116,6 +115,7 @@ struct MessageBarrier {
           : "r"(address()), "r"(parity)
           : "memory");
     }
+    __syncwarp();  // mma.sync wants the warp's lanes together again
 #endif
   }
 };

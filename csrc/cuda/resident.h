@@ -37,7 +37,10 @@ struct WeightSlice {
       const uint4 all = *reinterpret_cast<const uint4*>(from);
       memcpy(values, &all, sizeof(all));
     } else {
-      for (int e = 0; e < valid; ++e) values[e] = from[e];
+#pragma unroll
+      for (int e = 0; e < kCount; ++e) {
+        if (e < valid) values[e] = from[e];
+      }
     }
     for (int i = 0; i < 4; ++i) {
       Pack<T, N> pack;

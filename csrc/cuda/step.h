@@ -86,7 +86,9 @@ __global__ void step_forward(const __grid_constant__ StepArgs a) {
   }
   if (a.t == last_time(p.schedule, a.direction, u.row)) Unit::end(p, u, states);
   if (resets(p, after(a.direction, a.t), u.row)) {
-    for (int k = projected ? 1 : 0; k < Cell::kStates; ++k) states[k] = {};
+    for (int k = 0; k < Cell::kStates; ++k) {
+      if (k > 0 || !projected) states[k] = {};
+    }
   }
   for (int k = Cell::kProjected ? 1 : 0; k < Cell::kStates; ++k) {
     store_pack<N>(carry_at<T>(a, u, k), states[k], u.valid, u.whole);

@@ -126,7 +126,8 @@ struct ForwardUnits {
 
   // The states after a row's last step; of h only where it is not projected.
   FRNN_HD static void end(const ScanParams& p, const Units& u, const States& states) {
-    for (int k = p.weights[0].hr ? 1 : 0; k < kStates; ++k) {
+    for (int k = 0; k < kStates; ++k) {
+      if (k == 0 && p.weights[0].hr) continue;
       store_units(at<T>(p, p.last[k], u.direction, u.row) + u.unit, states[k], u);
     }
   }
@@ -220,8 +221,8 @@ struct BackwardUnits {
   }
 
   FRNN_HD static void store_initial(const ScanParams& p, const Units& u, const States& carry) {
-    for (int k = p.weights[0].hr ? 1 : 0; k < kStates; ++k) {
-      if (!p.grad_initial[k].data) continue;
+    for (int k = 0; k < kStates; ++k) {
+      if (!p.grad_initial[k].data || (k == 0 && p.weights[0].hr)) continue;
       store_units(at<T>(p, p.grad_initial[k], u.direction, u.row) + u.unit, carry[k], u);
     }
   }
