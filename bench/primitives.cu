@@ -1,8 +1,8 @@
 // What the persistent kernels are built on, measured by itself: how long a hand-over between CTAs
 // takes, how fast a warp's fragments multiply, which clusters fit. plan.h's Costs are to be these.
 //
-//   nvcc -std=c++20 -O3 -arch=sm_90 -Icsrc -I$TORCH/include bench/primitives.cu -o primitives
-//   ./primitives > bench/results/primitives.json
+//   nvcc -std=c++20 -O3 -arch=sm_90 -Icsrc -I$TORCH/include bench/primitives.cu -o build/primitives
+//   build/primitives
 //
 // where TORCH is the folder of the Python package torch.
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "cuda/exchange.h"
 #include "cuda/math.h"
 
 using namespace fastrnn::cuda;
@@ -17,6 +18,7 @@ using namespace fastrnn::cuda;
 namespace {
 
 constexpr int kRounds = 2000;
+constexpr size_t kBuffer = 1 << 20;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -56,32 +58,52 @@ __global__ void __cluster_dims__(2) cluster_barriers(int64_t* cycles) {
   if (threadIdx.x == 0 && blockIdx.x == 0) *cycles = clock64() - start;
 }
 
-// Every CTA raises its flag and waits for all others': a step of GridExchange without its data.
-__global__ void grid_flags(uint32_t* flags, int64_t* cycles) {
-  const int64_t start = clock64();
-  for (uint32_t i = 1; i <= kRounds; ++i) {
-    __syncthreads();
-    if (threadIdx.x == 0) set_flag(flags + blockIdx.x, i);
-    for (unsigned n = threadIdx.x; n < gridDim.x; n += blockDim.x) {
-      while (read_flag(flags + n) < i) {
-      }
-    }
-    __syncthreads();
+struct HandOverArgs {
+  Geometry g;
+  int row_words;
+  uint32_t *operands, *flags;
+  int64_t* cycles;
+};
+
+// A persistent kernel's steps without the work: wait for the operand, put the next one.
+template <class Exchange>
+__global__ void __launch_bounds__(kThreads, 1) hand_over(const __grid_constant__ HandOverArgs a) {
+  const Geometry& g = a.g;
+  char* const shared = dynamic_shared();
+  const int rank = int(blockIdx.x) % g.ctas, own = a.row_words / g.ctas;
+  auto* const words = reinterpret_cast<uint32_t*>(shared);
+  for (int i = threadIdx.x; i < g.operand_slots * g.padded_rows() * g.stride; i += kThreads) {
+    words[i] = 0;
   }
-  if (threadIdx.x == 0 && blockIdx.x == 0) *cycles = clock64() - start;
+  auto* const barriers = reinterpret_cast<MessageBarrier*>(shared + g.barriers);
+  const ExchangeSite site{g, words, barriers, a.operands, a.flags, rank, g.rows, a.row_words};
+  Exchange exchange(site);
+  exchange.start();
+  const int64_t start = clock64();
+  for (int i = 0; i < kRounds; ++i) {
+    const uint32_t* operand = exchange.wait(i);
+    const uint32_t seen = operand[threadIdx.x % a.row_words];
+    for (int k = threadIdx.x; k < g.rows * own; k += kThreads) {
+      if (i + 1 < kRounds) exchange.put(i + 1, k / own, rank * own + k % own, seen + 1);
+    }
+    if (i + 1 < kRounds) exchange.commit(i + 1);
+  }
+  if (threadIdx.x == 0 && blockIdx.x == 0) *a.cycles = clock64() - start;
+  exchange.finish();
 }
 
 // Eight warps multiply what they hold by an operand in shared memory, as a persistent kernel does.
 template <class Math, int kTiles>
-__global__ void __launch_bounds__(256, 1) products(int rows, float* out, int64_t* cycles) {
+__global__ void __launch_bounds__(kThreads, 1)
+    products(int rows, const uint32_t* weights, float* out, int64_t* cycles) {
   constexpr int kChunks = Math::kFragments / kTiles, kStride = (kChunks | 1) * kChunkWords;
   __shared__ __align__(16) uint32_t operand[8 * kStride];
   const int lane = threadIdx.x % 32;
-  for (int i = threadIdx.x; i < 8 * kStride; i += 256) operand[i] = 0;
+  for (int i = threadIdx.x; i < 8 * kStride; i += kThreads) operand[i] = 0;
   WeightFragment w[kChunks][kTiles];
   for (auto& chunk : w) {
     for (auto& fragment : chunk) {
-      for (auto& v : fragment.v) v = threadIdx.x;
+      for (auto& v : fragment.v) v = *weights++;  // the compiler must not see them to be equal
     }
   }
   __syncthreads();
@@ -112,32 +134,36 @@ class Bench {
   Bench() {
     check(cudaGetDeviceProperties(&properties_, 0), "cudaGetDeviceProperties");
     check(cudaMalloc(&cycles_, 8), "cudaMalloc");
-    check(cudaMalloc(&flags_, 4096), "cudaMalloc");
+    check(cudaMalloc(&flags_, kBuffer), "cudaMalloc");
+    check(cudaMalloc(&operands_, kBuffer), "cudaMalloc");
+    check(cudaMemset(operands_, 0, kBuffer), "cudaMemset");
     check(cudaMalloc(&out_, 4096), "cudaMalloc");
   }
   ~Bench() {
     cudaFree(cycles_);
     cudaFree(flags_);
+    cudaFree(operands_);
     cudaFree(out_);
   }
 
   void run() {
     std::printf("{\n \"device\": \"%s\",\n \"multiprocessors\": %d,\n", properties_.name,
                 properties_.multiProcessorCount);
-    for (int size : {2, 4, 8, 16}) clusters(size);
+    std::vector<int> sizes;  // of the clusters that there are
+    for (int size : {2, 4, 8, 16}) {
+      if (clusters(size) > 0) sizes.push_back(size);
+    }
     per_round("cluster, one hop", [&] { cluster_ping<<<2, 32>>>(cycles_); });
-    per_round("cluster, barrier of 512 threads", [&] { cluster_barriers<<<2, 256>>>(cycles_); });
-    for (int ctas : {2, 8, 32, 64, 128}) {
-      if (ctas > properties_.multiProcessorCount) continue;
-      char name[64];
-      std::snprintf(name, sizeof(name), "grid, flags of %d CTAs", ctas);
-      per_round(name, [&] {
-        check(cudaMemset(flags_, 0, 4096), "cudaMemset");
-        void* arguments[] = {&flags_, &cycles_};
-        check(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_flags), dim3(ctas),
-                                          dim3(256), arguments, 0, nullptr),
-              "cudaLaunchCooperativeKernel");
-      });
+    per_round("cluster, barrier of 512 threads",
+              [&] { cluster_barriers<<<2, kThreads>>>(cycles_); });
+    for (int rows : {1, 8}) {
+      hand_overs<LocalExchange>("one CTA", Exchange::kLocal, 1, 64, rows);
+      for (int ctas : sizes) {
+        hand_overs<ClusterExchange>("cluster", Exchange::kCluster, ctas, 32 * ctas, rows);
+      }
+      for (int ctas : {2, 8, 32, 64, 128}) {
+        hand_overs<GridExchange>("grid", Exchange::kGrid, ctas, 8 * ctas, rows);
+      }
     }
     math<BFloat16Math>("bfloat16");
     math<Tf32Math>("tf32");
@@ -146,20 +172,65 @@ class Bench {
   }
 
  private:
+  // Of hidden units in 16 bits, forward.
+  template <class Kind>
+  void hand_overs(const char* name, Exchange exchange, int ctas, int hidden_size, int rows) {
+    if (ctas > properties_.multiProcessorCount) return;
+    const Product product{.gates = 4, .states = 2, .hidden_size = hidden_size, .element_size = 2};
+    HandOverArgs args{.g = make_geometry(product, exchange, ctas, rows, 1, rows),
+                      .operands = operands_,
+                      .flags = flags_,
+                      .cycles = cycles_};
+    args.row_words = args.g.row_words(product);
+    const auto kernel = reinterpret_cast<const void*>(hand_over<Kind>);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               int(properties_.sharedMemPerBlockOptin)),
+          "cudaFuncSetAttribute");
+    if (ctas == 16 && exchange == Exchange::kCluster) {
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    }
+    char text[96];
+    std::snprintf(text, sizeof(text), "%s, hand-over between %d CTAs, H %d, %d rows", name, ctas,
+                  hidden_size, rows);
+    per_round(text, [&] {
+      check(cudaMemset(flags_, 0, kBuffer), "cudaMemset");
+      launch(kernel, ctas, args.g.shared_memory, exchange, &args);
+    });
+  }
+
+  void launch(const void* kernel, int ctas, int shared, Exchange exchange, void* arguments) {
+    cudaLaunchAttribute attribute;
+    if (exchange == Exchange::kCluster) {
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {unsigned(ctas), 1, 1};
+    } else {
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    }
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(unsigned(ctas));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = size_t(shared);
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    void* all[] = {arguments};
+    check(cudaLaunchKernelExC(&config, kernel, all), "cudaLaunchKernelExC");
+  }
+
   template <class Math>
   void math(const char* type) {
     for (int rows : {1, 8}) {
       char name[64];
       std::snprintf(name, sizeof(name), "%s, 4 tiles of all chunks by %d rows", type, rows);
-      per_round(name, [&] { products<Math, 4><<<1, 256>>>(rows, out_, cycles_); });
+      per_round(name, [&] { products<Math, 4><<<1, kThreads>>>(rows, operands_, out_, cycles_); });
     }
     char name[64];
     std::snprintf(name, sizeof(name), "%s, 1 tile of all chunks by 8 rows", type);
-    per_round(name, [&] { products<Math, 1><<<1, 256>>>(8, out_, cycles_); });
+    per_round(name, [&] { products<Math, 1><<<1, kThreads>>>(8, operands_, out_, cycles_); });
   }
 
   // How many clusters of a size with all shared memory run at once, and whether cooperatively.
-  void clusters(int size) {
+  int clusters(int size) {
     const int shared = int(properties_.sharedMemPerBlockOptin);
     const auto kernel = reinterpret_cast<const void*>(large_kernel);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
@@ -173,7 +244,7 @@ class Bench {
     attributes[1].val.cooperative = 1;
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(unsigned(size));
-    config.blockDim = dim3(256);
+    config.blockDim = dim3(kThreads);
     config.dynamicSmemBytes = size_t(shared);
     config.attrs = attributes;
     config.numAttrs = 1;
@@ -185,6 +256,7 @@ class Bench {
     cudaGetLastError();
     std::printf(" \"clusters of %d at once\": %d,\n", size, count);
     std::printf(" \"clusters of %d, cooperative\": %s,\n", size, cooperative ? "true" : "false");
+    return count;
   }
 
   // The median of five launches, in cycles a round.
@@ -205,7 +277,7 @@ class Bench {
 
   cudaDeviceProp properties_;
   int64_t* cycles_ = nullptr;
-  uint32_t* flags_ = nullptr;
+  uint32_t *flags_ = nullptr, *operands_ = nullptr;
   float* out_ = nullptr;
 };
 
