@@ -1,10 +1,12 @@
-"""Every instruction set that this machine has, forced in turn."""
+"""Every instruction set that this machine has, forced in turn; threads; the simulation of CUDA."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
+import simulated_cuda
 import torch
 
 import fastrnn  # noqa: F401  (registers the ops)
@@ -24,3 +26,16 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def built_simulation(pytestconfig: pytest.Config) -> ModuleType:
+    """Of CUDA; built at the first use and after changes, in pytest's cache."""
+    return simulated_cuda.build(pytestconfig.cache.mkdir("cuda_simulation"))
+
+
+@pytest.fixture
+def simulation(built_simulation: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.delenv("FASTRNN_CUDA_PATH", raising=False)
+    simulated_cuda.configure(built_simulation)
+    return built_simulation

@@ -1,5 +1,5 @@
 // The CUDA backend, compiled for the simulation: the same sources, as ops of a library of their
-// own. Built by tests/test_cuda.py, and by nothing else.
+// own. Built by tests/simulated_cuda.py, and by nothing else.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

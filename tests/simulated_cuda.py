@@ -1,0 +1,40 @@
+"""Builds the simulation of CUDA, and sets it up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.utils.cpp_extension import load
+
+ROOT = Path(__file__).parent.parent
+
+
+def build(folder: Path) -> ModuleType:
+    """After changes only. Registers the ops of the library fastrnn_simulation."""
+    register_mm_of_16_bits_to_float32()
+    flags = ["-std=c++20", "-O1", "-g0", "-w", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
+    flags += ["-DFRNN_CUDA_SIMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    source = str(ROOT / "tests/cuda_simulation.cpp")
+    return load("cuda_simulation", [source], flags, build_directory=str(folder))
+
+
+def register_mm_of_16_bits_to_float32() -> None:
+    """What torch has for CUDA alone."""
+
+    @torch.library.impl("aten::mm.dtype_out", "CPU")
+    def mm(a: Tensor, b: Tensor, out_dtype: torch.dtype, *, out: Tensor) -> Tensor:
+        assert out.dtype == out_dtype == torch.float32
+        return torch.mm(a.float(), b.float(), out=out)
+
+
+def configure(
+    simulation: ModuleType,
+    seed: int = 0,
+    resident: int = 132,
+    step_limit: int = 10**8,
+    arch: int = 90,
+) -> None:
+    simulation.configure(seed, resident, step_limit, arch)
