@@ -9,17 +9,28 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import setup
 
-# pip builds in an environment of its own, which hides the torch that is installed where fastrnn is
-# going to be. Look there, behind what the build environment itself brings.
-if find_spec("torch") is None:
-    sys.path.append(sysconfig.get_paths()["purelib"])
+
+def own_path() -> list[str]:
+    """Where this interpreter finds packages, were it not for pip's variables.
+
+    pip builds in an environment of its own, which hides the torch that is installed where fastrnn
+    is going to be: in a virtual environment, in the one below it, or in the user's folder.
+    """
+    hiding = ("PYTHONPATH", "PYTHONNOUSERSITE")
+    environment = {name: value for name, value in os.environ.items() if name not in hiding}
+    command = [sys.executable, "-c", "import sys; print(*sys.path, sep='\\n')"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return list(filter(None, found.stdout.splitlines()))
+
+
+if find_spec("torch") is None:  # behind what the build environment itself brings
+    sys.path += [folder for folder in own_path() if folder not in sys.path]
 have_torch = find_spec("torch") is not None
 
 # The oldest torch whose stable ABI has all that the sources use; the binary runs on it and later.

@@ -251,7 +251,11 @@ class Scan {
         return info;
       }
     }
-    FRNN_CHECK(false, "Unknown cell '", args_.cell, "'");
+    std::string known;
+    for (const CellInfo& info : kCellInfos) {
+      known += std::string(known.empty() ? "" : ", ") + info.name;
+    }
+    FRNN_CHECK(false, "Unknown cell '", args_.cell, "'; there are ", known);
   }
 
   void check_input() {
@@ -324,7 +328,8 @@ class Scan {
     bias_ = count >= 4;
     projection_ = count % 2 == 1;
     FRNN_CHECK(!projection_ || info_.projected, "cell '", info_.name,
-               "' does not support a projection");
+               "' does not support a projection, which ", count,
+               " weights per direction would have; without one there are 2, or 4 with biases");
     const Tensor& hh = args_.weights[1];
     FRNN_CHECK(hh.dim() == 2 && hh.size(0) > 0 && hh.size(0) % info_.gates == 0,
                "weight_hh must be of shape [", info_.gates, " * hidden_size, hidden_size], got ",

@@ -27,14 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one = commands.add_parser(
         "demo",
         help="train a model of text, in turns with fastrnn and with torch.nn (a minute)",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    one.add_argument("--cell", choices=GATES, default="lstm", help="the layer's kind")
-    one.add_argument("--steps", type=_count, default=demo.STEPS, help="of training")
+    one.add_argument("--cell", choices=GATES, default="gru", help="default: gru")
     one.add_argument(
-        "--text", type=Path, metavar="FILE", help="to learn; if none, Python's standard library"
+        "--steps", type=_count, default=demo.STEPS, help=f"of training (default: {demo.STEPS})"
     )
-    one.add_argument("--seed", type=int, default=0, help="of the weights and batches")
+    one.add_argument(
+        "--text", type=Path, metavar="FILE", help="to learn (default: Python's standard library)"
+    )
+    one.add_argument("--seed", type=int, default=0, help="of weights and batches (default: 0)")
     _add_machine_options(one)
 
     commands.add_parser("info", help="versions, kernels, and a self-check of a second")
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_machine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=_argument(_device), default="cpu", help="to run on")
+    parser.add_argument("--device", type=_argument(_device), default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=_count, help="of the CPU (default: torch's)")
 
 

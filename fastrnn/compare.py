@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import median, median_low, quantiles
 from time import perf_counter
 from typing import NamedTuple
 
@@ -186,6 +186,14 @@ class Result:
     def us(self, provider: str = OURS) -> float:
         """Microseconds a step, the median of all rounds."""
         return median(self.seconds[provider]) / self.case.shape.T * 1e6
+
+    def typical_us(self, provider: str = OURS, peer: str = PEER) -> tuple[float, float]:
+        """The peer's and the provider's microseconds a step in the round whose ratio is the median:
+        the quotient of these is what ratio says, which that of two medians need not be."""
+        ratios = self._ratios(provider, peer)
+        round = ratios.index(median_low(ratios))
+        theirs, ours = (self.seconds[p][round] / self.case.shape.T * 1e6 for p in (peer, provider))
+        return theirs, ours
 
     def gflops(self, provider: str = OURS) -> float:
         return self.case.flops / self.us(provider) / 1e3

@@ -29,19 +29,37 @@ def layer(
     batch_first: bool = False,
     all_states: bool = False,
 ) -> Output:
-    """One layer, both directions, over a whole sequence; the arguments are those of ops.scan.
+    """One layer, both directions, over a whole sequence.
 
-    Under autocast, x, the states and the weights are cast to its dtype, as torch does. With
-    all_states, the output's steps hold the states but h of every step even where autograd does not
-    record.
+    Under autocast, x, the states and the weights are cast to its dtype, as torch does.
+
+    Args:
+        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu", with G = 4, 3 or 1 gates.
+        x: [T, B, I], or [B, T, I] with batch_first; packed: [N, I], with batch_sizes; a single
+            step: [B, I].
+        states: the initial states, [D, B, P] for h and [D, B, H] for the others ([B, P] and [B, H]
+            for a single step), where D is 2 if bidirectional and P is H without a projection;
+            empty for zeros.
+        weights: for each direction weight_ih [G * H, I], weight_hh [G * H, P], then, if there are
+            any, bias_ih and bias_hh [G * H], and weight_hr [P, H].
+        lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
+            output beyond them is zero.
+        batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
+        resets: bool, [T, B] or like x without its features: where set, the states before that step
+            are zeros.
+        all_states: whether the output's steps hold the states but h of every step even where
+            autograd does not record.
 
     Raises:
-        RuntimeError: the device has no kernels, or a shape, type or device does not fit.
+        RuntimeError: the device has no kernels, or a shape, type or device does not fit; the
+            message names the argument.
     """
     _check_device(x)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, states, weights = _cast(x, dtype), _cast_all(states, dtype), _cast_all(weights, dtype)
+    if not states and batch_sizes is None and torch.compiler.is_exporting():
+        states = _zeros(cell, x, weights, bidirectional, batch_first)
     return ops.scan(
         cell,
         x,
@@ -63,6 +81,18 @@ def _check_device(x: Tensor) -> None:
             f"fastrnn has no kernels for the device {x.device} in this build{reason}; it has them "
             f"for {', '.join(DEVICES)}"
         )
+
+
+def _zeros(
+    cell: str, x: Tensor, weights: Sequence[Tensor], bidirectional: bool, batch_first: bool
+) -> list[Tensor]:
+    """The states that an exported program names: AOTInductor calls no op with an empty list."""
+    rows, output_size = weights[1].shape
+    info = ops.CELLS[cell]
+    sizes = [output_size] + [rows // info.gates] * (info.states - 1)
+    batch = x.shape[0 if x.dim() == 2 or batch_first else 1]
+    leading = (batch,) if x.dim() == 2 else (2 if bidirectional else 1, batch)
+    return [x.new_zeros(*leading, size) for size in sizes]
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:

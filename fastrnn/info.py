@@ -41,8 +41,12 @@ def run() -> int:
 def _cuda() -> str:
     if ops.WHY_NO_CUDA:
         return f"no: {ops.WHY_NO_CUDA}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU is visible"
-    return f"yes; torch is built with CUDA {torch.version.cuda}; {gpu}"
+    names = ", ".join(f"{a // 100}.{a // 10 % 10}" for a in torch.ops.fastrnn.cuda_architectures())
+    built = f"yes, for compute capability {names}; torch is built with CUDA {torch.version.cuda}"
+    if not torch.cuda.is_available():
+        return f"{built}; no GPU is visible"
+    capability = "{}.{}".format(*torch.cuda.get_device_capability())
+    return f"{built}; {torch.cuda.get_device_name()} has {capability}"
 
 
 def self_check(seconds: float = CHECK_SECONDS) -> int:

@@ -91,26 +91,7 @@ def scan(
     batch_first: bool = False,
     save: bool = False,
 ) -> Output:
-    """Runs one layer, both directions, over a whole sequence.
-
-    Args:
-        cell: a key of CELLS.
-        x: [T, B, I], or [B, T, I] with batch_first; packed: [N, I], with batch_sizes; a single
-            step: [B, I].
-        states: the initial states, [D, B, P] for h and [D, B, H] for the others ([B, P] and [B, H]
-            for a single step); empty for zeros.
-        weights: for each direction weight_ih [G * H, I], weight_hh [G * H, P], then, if there are
-            any, bias_ih and bias_hh [G * H], and weight_hr [P, H].
-        lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
-            output beyond them is zero.
-        batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
-        resets: bool, [T, B] or like x without its features: where set, the states before that step
-            are zeros.
-        save: whether to return the states of every step even if autograd does not record.
-
-    Raises:
-        RuntimeError: a shape, type or device does not fit; the message names the argument.
-    """
+    """functional.layer without autocast; save is its all_states."""
     if _needs_grad(x, states, weights) or _transformed():
         layer = Layer(cell, bidirectional, batch_first, len(states))
         args = (layer, lengths, batch_sizes, resets, x, *states, *weights)

@@ -18,8 +18,9 @@ def head(machine: Machine, rounds: int) -> str:
         f"{machine.name}, {machine.isa}, {machine.threads} threads, {machine.dtype}; "
         f"{machine.versions}; {machine.date}.\n\n"
         f"Microseconds a step, {PEER} → {OURS}, and how many times as fast {OURS} is. Both ran in "
-        f"turns in one process, with the same weights and inputs; medians of {rounds} rounds. "
-        "Training is forward and backward, to the input and all weights."
+        f"turns in one process, with the same weights and inputs, for {rounds} rounds; shown is "
+        "the one of the median ratio. Training is forward and backward, to the input and all "
+        "weights."
     )
 
 
@@ -32,7 +33,7 @@ def columns(cells: Sequence[str]) -> list[str]:
 def speed_row(shape: Shape, results: Iterable[Result]) -> str:
     return _row(
         str(shape),
-        (f"{_short(r.us(PEER))} → {_short(r.us())}, **{r.ratio():.2f}x**" for r in results),
+        ("{} → {}, **{:.2f}x**".format(*map(_short, r.typical_us()), r.ratio()) for r in results),
     )
 
 

@@ -130,3 +130,5 @@ def test_comparison_counts_what_it_times() -> None:
     assert case.flops == 3 * 2 * 2 * 3 * 4 * (3 + 4)
     assert result.us() == pytest.approx(sorted(result.seconds["fastrnn"])[1] / 5 * 1e6)
     assert result.ratio("torch.nn") == 1
+    theirs, ours = result.typical_us()
+    assert result.ratio() == pytest.approx(theirs / ours)

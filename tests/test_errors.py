@@ -764,7 +764,10 @@ BAD_BACKWARDS: dict[str, tuple[dict, str]] = {
     "shape of grad steps": ({"grads": [*G[:3], G[3][0]]}, r"grad of states.*got \[3, 6\]"),
     "type of grad y": ({"grads": [G[0].double(), *G[1:]]}, "got Double"),
     "type of grad last": ({"grads": [G[0], G[1].half(), *G[2:]]}, "got Half"),
-    "unknown cell": ({"cell": "lstn"}, "Unknown cell 'lstn'"),
+    "unknown cell": (
+        {"cell": "lstn"},
+        "Unknown cell 'lstn'; there are lstm, gru, rnn_tanh, rnn_relu",
+    ),
     "another cell": ({"cell": "rnn_tanh"}, "."),
     "lengths": ({"lengths": integers(1, 2, 5)}, r"within \[0, 4\]"),
     "no weights": ({"weights": []}, "2 to 5 weights"),

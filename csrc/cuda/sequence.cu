@@ -113,4 +113,12 @@ const SequenceKernels& sequence_kernels(Type type) {
 
 Kernel<UploadArgs> upload_kernel() { return upload; }
 
+std::vector<int64_t> architectures() {
+#ifdef __CUDA_ARCH_LIST__
+  return {__CUDA_ARCH_LIST__};
+#else
+  return {};
+#endif
+}
+
 }  // namespace fastrnn::cuda

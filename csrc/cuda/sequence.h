@@ -2,6 +2,8 @@
 // and the schedule brought to the device.
 #pragma once
 
+#include <vector>
+
 #include "launch.h"
 #include "unit.h"
 
@@ -63,5 +65,8 @@ struct SequenceKernels {
 
 const SequenceKernels& sequence_kernels(Type type);
 Kernel<UploadArgs> upload_kernel();
+
+// That the kernels are compiled for: 900 for compute capability 9.0.
+std::vector<int64_t> architectures();
 
 }  // namespace fastrnn::cuda
