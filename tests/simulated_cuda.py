@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import pybind11
 import torch
 from torch import Tensor
 from torch.utils.cpp_extension import load
@@ -16,6 +17,8 @@ def build(folder: Path) -> ModuleType:
     """After changes only. Registers the ops of the library fastrnn_simulation."""
     register_mm_of_16_bits_to_float32()
     flags = ["-std=c++20", "-O1", "-g0", "-w", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
+    # Not torch's copy of it, which some versions of torch forbid beside their stable interface.
+    flags.append(f"-I{pybind11.get_include()}")
     flags += ["-DFRNN_CUDA_SIMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     source = str(ROOT / "tests/cuda_simulation.cpp")
     return load("cuda_simulation", [source], flags, build_directory=str(folder))
