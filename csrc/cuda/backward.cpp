@@ -74,14 +74,18 @@ class Backward : public Run {
     }
     // The last step, beyond the sequence, leads to the initial states.
     const int64_t end = s.steps + (p.grad_initial[0].data ? 1 : 0);
-    for (int64_t i = 0; i < end; ++i) {
+    Tensor product_view;
+    for (int64_t i = 0, multiplied = 0; i < end; ++i) {
       const bool inside = i < s.steps;
       step.t = time_of(s, direction, s.steps - 1 - i);
       const int64_t active = inside ? s.active(step.t) : 0;
       const int64_t later = i > 0 ? s.active(after(direction, step.t)) : 0;
       if (later > 0) {
-        product.rows = later;
-        Gemm::multiply(gemm.view_sums(product),
+        if (later != multiplied) {
+          multiplied = product.rows = later;
+          product_view = gemm.view_sums(product);
+        }
+        Gemm::multiply(product_view,
                        gemm.view(rows_of(dr_, after(direction, step.t), direction, gate_rows())),
                        hh);
       }
