@@ -18,7 +18,8 @@ Force = Callable[[str], None]
 
 
 @pytest.fixture(params=[SIMULATION] + [GPU] * HAS_GPU, ids=lambda b: b.name)
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    monkeypatch.delenv("FASTRNN_CUDA_PATH", raising=False)
     if request.param == SIMULATION:
         request.getfixturevalue("simulation")
     return request.param

@@ -17,8 +17,10 @@ from bench.gpu import __main__ as command
 from bench.gpu import checks, report, runs, times
 from fastrnn import functional, ops
 from fastrnn.compare import Shape
+from fastrnn.machine import Machine
 
 SHAPE = Shape(4, 5, 3, 6)
+MACHINE = Machine("GPU", "sm_90", 2, "bfloat16", "torch", "2026-11-21", 1.0, {})
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +174,7 @@ def test_a_path_that_breaks_the_process_takes_no_further_part(
         asked.append(paths)
         timing = times.Timing("gru", "float32", str(SHAPE), True)
         if "C" in paths:
-            timing.problems["C"] = "not done after 20 s"
+            timing.problems, timing.fatal = {"F": "not torch.nn's", "C": "not done"}, "C"
         report.append(out / "timings.jsonl", timing)
         return "exit code 1" if "C" in paths else ""
 
@@ -193,9 +195,11 @@ def test_the_report(tmp_path: Path) -> None:
         report.append(tmp_path / "timings.jsonl", item)
     report.append(tmp_path / "checks.jsonl", checks.Check("F", "gru", "ok"))
     report.append(tmp_path / "checks.jsonl", checks.Check("C", "gru", "wrong", "y 1e-1"))
-    text = report.report(tmp_path, {"F": "", "C": "exit code 1"})
+    text = report.report(tmp_path, MACHINE, {"F": "", "C": "exit code 1: |", "times": ""})
     assert "| F, step by step | 1 | 0 | 0 | 0 | whole |" in text
+    assert "| C, cluster | 0 | 1 | 0 | 0 | early |" in text
     assert "- C: gru: y 1e-1" in text
+    assert f"2 of {len(times.cases())} cases were timed.\n\nC ended early: exit code 1: |\n" in text
     assert "| gru | float32 | 4,5,3,6 | training | 12 | 6 | - | - (!) | - | **2.00x** |" in text
     assert "| gru | tf32 | 4,5,3,6 | forward | - | 6 | - | - | - | - |" in text
     assert "- C: gru float32 4,5,3,6 training: not done after 20 s" in text
@@ -204,6 +208,9 @@ def test_the_report(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "gpu.json").read_text())["timings"][0]["cell"] == "gru"
 
 
-def test_a_section_that_hangs_or_fails_is_named(tmp_path: Path) -> None:
+def test_a_section_that_hangs_or_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "no GPU is visible" in command.run_section(["--check", "A"], tmp_path, 60)
     assert "stopped after 0 s" in command.run_section(["--check", "A"], tmp_path, 0.01)

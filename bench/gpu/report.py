@@ -11,10 +11,9 @@ import torch
 
 from fastrnn.machine import Machine
 
-from . import runs
 from .checks import Check
 from .runs import PATHS
-from .times import PEER, Timing
+from .times import PEER, Timing, cases
 
 
 def append(path: Path, item: Check | Timing) -> None:
@@ -34,10 +33,12 @@ def _read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def report(out: Path, ends: dict[str, str]) -> str:
-    """Writes gpu.json, gpu.md and gpu.png; returns the text. ends: how each section ended."""
+def report(out: Path, machine: Machine, ends: dict[str, str]) -> str:
+    """Writes gpu.json, gpu.md and gpu.png; returns the text.
+
+    ends: what each section said at its end, if it did not come to it.
+    """
     checks, timings = read_checks(out), read_timings(out)
-    machine = Machine.measure(torch.bfloat16, runs.GPU)
     result = {
         "machine": vars(machine),
         "ends": ends,
@@ -54,6 +55,9 @@ def report(out: Path, ends: dict[str, str]) -> str:
         *check_lines(checks, ends),
         "",
         *timing_lines(timings),
+        "",
+        f"{len(timings)} of {len(cases())} cases were timed.",
+        *(f"\n{section} ended early: {ended}" for section, ended in ends.items() if ended),
     ]
     text = "\n".join(lines) + "\n"
     (out / "gpu.md").write_text(text)
@@ -69,7 +73,7 @@ def check_lines(checks: list[Check], ends: dict[str, str]) -> list[str]:
     for path, name in PATHS.items():
         own = [c.outcome for c in checks if c.path == path]
         counts = " | ".join(str(own.count(o)) for o in ("ok", "wrong", "error", "refused"))
-        ended = ends.get(path, "not run").replace("\n", " ") or "whole"
+        ended = "not run" if path not in ends else "early" if ends[path] else "whole"
         lines.append(f"| {path}, {name} | {counts} | {ended} |")
     bad = [c for c in checks if c.outcome in ("wrong", "error")]
     if bad:
@@ -88,7 +92,7 @@ def timing_lines(timings: list[Timing]) -> list[str]:
     titles = ["cell", "arithmetic", "T,B,I,H", "pass", PEER, *PATHS, "best, times as fast"]
     lines = [
         "Microseconds a step; medians of 5 rounds in turns, by CUDA events. torch.nn in the same "
-        "arithmetic. A dash: the path does not run the shape.",
+        "arithmetic; in bfloat16 it copies its weights in every call. A dash: not by this path.",
         "",
         f"| {' | '.join(titles)} |",
         f"| {' | '.join(['---'] * len(titles))} |",

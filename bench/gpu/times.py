@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastrnn
 from fastrnn.compare import SHAPES, Run, Shape
@@ -52,6 +52,7 @@ class Timing:
     training: bool
     us: dict[str, float | None] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    fatal: str = ""  # the provider with which the process ended
 
     def __str__(self) -> str:
         kind = "training" if self.training else "forward"
@@ -79,11 +80,7 @@ def seconds_of(call: Callable[[], object], calls: int) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def path_of(provider: str) -> str | None:
-    return None if provider == PEER else provider
-
-
-def disagreement(run: Run, expected: dict, name: str) -> str:
+def disagreement(run: Run, expected: dict[str, Tensor], name: str) -> str:
     """With torch.nn, or with itself."""
     first = {k: t.clone() for k, t in run.results().items()}
     again = run.results()
@@ -94,50 +91,76 @@ def disagreement(run: Run, expected: dict, name: str) -> str:
     return f"not the same twice: {', '.join(differ)}" if differ else ""
 
 
-def time_case(timing: Timing, paths: list[str], record: Callable[[Timing], None]) -> None:
-    """Medians of 5 rounds of about 10 ms each, the providers in turns."""
-    shape, now = Shape.parse(timing.shape), PEER
-    ready: dict[str, Run] = {}
+class Case:
+    """What is timed once: the providers that can, ready to be called."""
 
-    def give_up() -> None:
-        timing.problems[now] = f"not done after {SECONDS} s"
-        record(timing)
+    def __init__(self, timing: Timing, record: Callable[[Timing], None]) -> None:
+        self.timing, self.record = timing, record
+        self.shape = Shape.parse(timing.shape)
+        self.ready: dict[str, Run] = {}
+        self.now = PEER
 
-    def call(provider: str) -> None:
-        with forced(path_of(provider)), torch.inference_mode(not timing.training):
-            ready[provider]()
+    def give_up(self) -> None:
+        self.timing.problems[self.now] = f"not done after {SECONDS} s"
+        self.timing.fatal = self.now
+        self.record(self.timing)
 
-    with arithmetic(timing.arithmetic) as dtype, at_most(SECONDS, give_up):
-        expected = {}
-        for now in (PEER, *paths):
-            package = nn if now == PEER else fastrnn
-            timing.us[now] = None
-            run = make_run(package, timing.cell, shape, dtype, training=timing.training)
-            try:
-                with forced(path_of(now)):
-                    problem = disagreement(run, expected, timing.arithmetic)
-            except RuntimeError as error:
-                if not runs.refused(error):
-                    timing.problems[now] = str(error)[:300]
-                if runs.lost():
-                    record(timing)
-                    raise
-                continue
-            if problem:
-                timing.problems[now] = problem
-            if now == PEER:
-                expected = run.results()
-            ready[now] = run
-        count = {}
-        for now in ready:
-            seconds_of(partial(call, now), 1)
-            count[now] = max(1, round(0.01 / max(seconds_of(partial(call, now), 1), 1e-6)))
-        found: dict[str, list[float]] = {provider: [] for provider in ready}
+    @contextmanager
+    def turn_of(self, provider: str) -> Iterator[None]:
+        """A provider that fails takes no further part, unless it takes the process with it."""
+        self.now = provider
+        try:
+            with forced(None if provider == PEER else provider):
+                yield
+        except RuntimeError as error:
+            self.ready.pop(provider, None)
+            if not runs.refused(error):
+                self.timing.problems[provider] = str(error)[:300]
+            if runs.lost():
+                self.timing.fatal = provider
+                self.record(self.timing)
+                raise
+
+    def prepare(self, dtype: torch.dtype, paths: list[str]) -> None:
+        """Those whose results are not torch.nn's are timed, too, and the report says so."""
+        expected: dict[str, Tensor] = {}
+        for provider in (PEER, *paths):
+            self.timing.us[provider] = None
+            package = nn if provider == PEER else fastrnn
+            with self.turn_of(provider):
+                kind = {"training": self.timing.training}
+                run = make_run(package, self.timing.cell, self.shape, dtype, **kind)
+                if provider == PEER:
+                    expected = run.results()
+                elif problem := disagreement(run, expected, self.timing.arithmetic):
+                    self.timing.problems[provider] = problem
+                self.ready[provider] = run
+
+    def seconds(self, provider: str, calls: int) -> float:
+        with torch.inference_mode(not self.timing.training):
+            return seconds_of(self.ready[provider], calls)
+
+    def time(self) -> None:
+        """Medians of 5 rounds of about 10 ms each, in turns."""
+        calls: dict[str, int] = {}
+        for provider in list(self.ready):
+            with self.turn_of(provider):
+                self.seconds(provider, 1)
+                calls[provider] = max(1, round(0.01 / max(self.seconds(provider, 1), 1e-6)))
+        found: dict[str, list[float]] = {provider: [] for provider in self.ready}
         for i in range(5):
-            for now in list(ready)[:: 1 if i % 2 else -1]:
-                seconds = seconds_of(partial(call, now), count[now])
-                found[now].append(seconds / count[now] / shape.T * 1e6)
-    timing.us |= {provider: median(values) for provider, values in found.items()}
+            for provider in list(self.ready)[:: 1 if i % 2 else -1]:
+                with self.turn_of(provider):
+                    n = calls[provider]
+                    found[provider].append(self.seconds(provider, n) / n / self.shape.T * 1e6)
+        self.timing.us |= {provider: median(found[provider]) for provider in self.ready}
+
+
+def time_case(timing: Timing, paths: list[str], record: Callable[[Timing], None]) -> None:
+    case = Case(timing, record)
+    with arithmetic(timing.arithmetic) as dtype, at_most(SECONDS, case.give_up):
+        case.prepare(dtype, paths)
+        case.time()
     record(timing)
 
 

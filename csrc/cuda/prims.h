@@ -103,6 +103,7 @@ struct MessageBarrier {
 #endif
   }
 
+  // By whole warps.
   FRNN_DEVICE void wait(uint32_t parity) {
 #if __CUDA_ARCH__ >= 900
     uint32_t done = 0;
