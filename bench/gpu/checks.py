@@ -198,7 +198,7 @@ def check_devices(path: str) -> str:
     """A layer on a device that is not the current one."""
     last = torch.cuda.device_count() - 1
     if last < 1:
-        raise RuntimeError(runs.REFUSED[-1])
+        raise RuntimeError(runs.ONE_GPU)
     run = make_run(fastrnn, "gru", Shape(5, 3, 8, 16), torch.float32)
     with forced(path):
         expected = run.results()

@@ -23,7 +23,8 @@ ARITHMETICS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-REFUSED = ("does not run this shape", "refused to run so many CTAs", "there is one GPU only")
+ONE_GPU = "there is one GPU only"
+REFUSED = ("does not run this shape", "refused to run so many CTAs", ONE_GPU)
 
 
 @contextmanager
