@@ -62,7 +62,9 @@ class Gemm {
   Tensor view(const Matrix& m, ScalarType type) const {
     const std::array<int64_t, 2> sizes{m.rows, m.columns};
     const std::array<int64_t, 2> strides{m.row_stride, m.column_stride};
-    return torch::stable::from_blob(m.data, sizes, strides, device_, type);
+    // Of no values, data may lie outside the device's memory, which torch looks for.
+    void* data = m.rows > 0 && m.columns > 0 ? m.data : nullptr;
+    return torch::stable::from_blob(data, sizes, strides, device_, type);
   }
 
   template <size_t kCount>
