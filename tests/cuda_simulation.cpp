@@ -100,7 +100,7 @@ std::vector<float> probe(const std::string& name, int threads) {
                      .threads = threads,
                      .shared_memory = 4 * threads,
                      .cluster = cluster ? 2 : 1},
-         nullptr, Probe{threads, out.data()});
+         0, Probe{threads, out.data()});
   return out;
 }
 

@@ -91,6 +91,8 @@ struct Machine {
   int shared_memory = 232448;
   bool refuse_cooperative = false;
   int refused = 0, persistent = 0;  // launches, counted
+  int64_t streams = 0;              // so far
+  int64_t stream = 0;               // the current one
 
   // Of the launch that runs.
   dim3 grid, block;
@@ -447,17 +449,23 @@ template <class Args>
 using Kernel = void (*)(Args);
 struct LaunchShape;
 struct Limits;
-using Stream = void*;
+using Stream = int64_t;
 
+// Each call has a stream of its own.
 class CurrentDevice {
  public:
-  explicit CurrentDevice(int) {}
-  Stream stream() const { return nullptr; }
+  explicit CurrentDevice(int) { simulation::machine().stream = ++simulation::machine().streams; }
+  ~CurrentDevice() { simulation::machine().stream = 0; }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  Stream stream() const { return simulation::machine().stream; }
 };
 
 template <class Args, class Shape>
-[[nodiscard]] bool try_launch_simulated(Kernel<Args> kernel, const Shape& shape, const Args& args) {
+[[nodiscard]] bool try_launch_simulated(Kernel<Args> kernel, const Shape& shape, Stream stream,
+                                        const Args& args) {
   simulation::Machine& m = simulation::machine();
+  if (stream != m.stream) throw std::runtime_error("a launch on another stream than the current");
   if (shape.cooperative && (m.refuse_cooperative || shape.blocks * shape.directions > m.resident)) {
     ++m.refused;
     return false;

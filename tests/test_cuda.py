@@ -3,6 +3,7 @@ sources on the CPU, and on a GPU where there is one."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from cuda_scans import ARITHMETICS, CPU, GPU, PATHS, SIMULATION, Backend, Scan, differences
 from simulated_cuda import configure
+from torch.profiler import ProfilerActivity, profile
 
 from fastrnn import ops
 
@@ -70,6 +72,7 @@ OPTIONS = (
     Scan(bias=False, initial=False),
     Scan(lengths=(2, 4, 0), resets=True),
     Scan(lengths=(4, 1, 3), batch_first=True),
+    Scan(lengths=(0, 0, 0)),
     Scan(batch_sizes=(3, 3, 2, 1), resets=True),
     Scan(batch_sizes=(3, 1, 1, 1), initial=False),
     Scan(T=1),
@@ -165,3 +168,33 @@ def test_sums_are_not_rounded_to_16_bits(
         (scan.run(where)["output 0"].double() - exact).norm() for where in (backend, CPU)
     )
     assert error < 1.01 * cpus_error
+
+
+def calls_of(scan: Scan, backend: Backend) -> Counter[str]:
+    """How often each of torch's ops is called."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        scan.run(backend)
+    return Counter(event.name for event in profiler.events() if event.name.startswith("aten::"))
+
+
+@pytest.mark.parametrize(
+    ("path", "scan", "products"),
+    [
+        ("F", Scan(resets=True), 4),
+        ("F", Scan(proj=3), 8),
+        ("A", Scan(resets=True), 0),
+        ("C", Scan(), 0),
+        ("G", Scan(), 0),
+    ],
+    ids=str,
+)
+def test_a_step_is_nothing_but_products_and_kernels(
+    backend: Backend, force: Force, path: str, scan: Scan, products: int
+) -> None:
+    """It allocates nothing, copies nothing and waits for nothing. products: of both directions,
+    forward and backward."""
+    force(path)
+    few, many = (calls_of(replace(scan, T=T, bidirectional=True), backend) for T in (3, 9))
+    more = {name: many[name] - few[name] for name in many if many[name] != few[name]}
+    more.pop("aten::resolve_conj", None)  # within a product on the CPU
+    assert more == ({"aten::mm": 6 * products} if products else {})

@@ -43,9 +43,9 @@ struct Limits {
 #ifdef FRNN_CUDA_SIMULATION
 
 template <class Args>
-[[nodiscard]] bool try_launch(Kernel<Args> kernel, const LaunchShape& shape, Stream,
+[[nodiscard]] bool try_launch(Kernel<Args> kernel, const LaunchShape& shape, Stream stream,
                               const Args& args) {
-  return try_launch_simulated(kernel, shape, args);
+  return try_launch_simulated(kernel, shape, stream, args);
 }
 
 inline Limits limits_of(int, Kernel<PersistentArgs>) {
