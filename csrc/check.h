@@ -331,7 +331,7 @@ class Scan {
                "' does not support a projection, which ", count,
                " weights per direction would have; without one there are 2, or 4 with biases");
     const Tensor& hh = args_.weights[1];
-    FRNN_CHECK(hh.dim() == 2 && hh.size(0) > 0 && hh.size(0) % info_.gates == 0,
+    FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % info_.gates == 0,
                "weight_hh must be of shape [", info_.gates, " * hidden_size, hidden_size], got ",
                describe(shape_of(hh)));
     params.hidden_size = hh.size(0) / info_.gates;

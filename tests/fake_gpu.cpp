@@ -1,6 +1,7 @@
-// CUDA's runtime on a machine without a GPU, loaded in place of the driver and before the real
-// runtime: memory is the host's, kernels do nothing, and what CUDA refuses is refused. It shows
-// what the host's side asks of CUDA. Built and used by fake_gpu.sh.
+// The runtime of CUDA 13 on a machine without a GPU, loaded in place of the driver and before the
+// real runtime: memory is the host's, kernels do nothing, and work on another device's stream,
+// waits and other streams in a capture, and launches beyond the device are refused. It shows what
+// the host's side asks of CUDA. Built and used by fake_gpu.sh.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
@@ -13,9 +14,11 @@
 #include <string>
 #include <utility>
 
+static_assert(CUDART_VERSION >= 13000, "other versions have other parameters");
+
 namespace {
 
-constexpr int kDevices = 2, kSharedMemory = 232448;
+constexpr int kDevices = 2, kMultiprocessors = 132, kSharedMemory = 232448;
 
 struct Stream {
   int device;
@@ -24,8 +27,8 @@ struct Stream {
 
 struct Kernel {
   std::string name;
-  int shared_memory = 48 * 1024;
-  int largest_cluster = 8;
+  int shared_memory[kDevices] = {48 * 1024, 48 * 1024};
+  int largest_cluster[kDevices] = {8, 8};
 };
 
 struct Memory {
@@ -82,10 +85,13 @@ cudaError_t check_launch(const cudaLaunchConfig_t& c, const Kernel& kernel, int 
       grid.y > 65535 || grid.x % cluster) {
     return cudaErrorInvalidConfiguration;
   }
-  if (c.dynamicSmemBytes > size_t(kernel.shared_memory)) return cudaErrorInvalidValue;
-  if (cluster > kernel.largest_cluster) return cudaErrorInvalidClusterSize;
-  if (cooperative && refuse_cooperative) return cudaErrorCooperativeLaunchTooLarge;
-  return cudaSuccess;
+  if (c.dynamicSmemBytes > size_t(kernel.shared_memory[current_device])) {
+    return cudaErrorInvalidValue;
+  }
+  if (cluster > kernel.largest_cluster[current_device]) return cudaErrorInvalidClusterSize;
+  const bool too_many = int64_t(grid.x) * grid.y > kMultiprocessors;
+  return cooperative && (too_many || refuse_cooperative) ? cudaErrorCooperativeLaunchTooLarge
+                                                         : cudaSuccess;
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* function) {
@@ -197,14 +203,14 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute which, 
   Kernel& kernel = kernels[function];
   if (which == cudaFuncAttributeMaxDynamicSharedMemorySize) {
     if (value > kSharedMemory) return report(cudaErrorInvalidValue);
-    kernel.shared_memory = value;
+    kernel.shared_memory[current_device] = value;
   } else if (which == cudaFuncAttributeNonPortableClusterSizeAllowed) {
-    kernel.largest_cluster = value ? 16 : 8;
+    kernel.largest_cluster[current_device] = value ? 16 : 8;
   }
   return cudaSuccess;
 }
 cudaError_t cudaOccupancyMaxActiveClusters(int* count, const void*, const cudaLaunchConfig_t* c) {
-  *count = 132 / int(c->attrs[0].val.clusterDim.x);
+  *count = kMultiprocessors / int(c->attrs[0].val.clusterDim.x);
   return cudaSuccess;
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* count, const void*, int,
@@ -231,7 +237,7 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   static const std::map<cudaDeviceAttr, int> all = {
       {cudaDevAttrComputeCapabilityMajor, 9},
-      {cudaDevAttrMultiProcessorCount, 132},
+      {cudaDevAttrMultiProcessorCount, kMultiprocessors},
       {cudaDevAttrMaxSharedMemoryPerBlockOptin, kSharedMemory},
       {cudaDevAttrCooperativeLaunch, 1},
   };
@@ -243,7 +249,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
   std::strcpy(properties->name, "a fake GPU");
   properties->major = 9;
-  properties->multiProcessorCount = 132;
+  properties->multiProcessorCount = kMultiprocessors;
   properties->totalGlobalMem = size_t(8) << 30;
   properties->warpSize = 32;
   properties->maxThreadsPerBlock = 1024;

@@ -4,7 +4,8 @@ does in a capture, and what it says when CUDA refuses. Run by fake_gpu.sh, witho
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -22,10 +23,19 @@ FAKE.fake_gpu_launches.restype = ctypes.c_char_p
 assert not ops.WHY_NO_CUDA, ops.WHY_NO_CUDA
 assert torch.cuda.get_device_name() == "a fake GPU"
 
-# Which would be cuBLAS's.
+
+def mm(a: Tensor, b: Tensor, out_dtype: torch.dtype | None = None, *, out: Tensor) -> Tensor:
+    """In the place of cuBLAS's."""
+    assert a.shape[1] == b.shape[0]
+    assert out.shape == (a.shape[0], b.shape[1])
+    assert out.dtype == (out_dtype or a.dtype)
+    assert a.dtype == b.dtype
+    return out
+
+
 PRODUCTS = torch.library.Library("aten", "IMPL")
-PRODUCTS.impl("mm.out", lambda a, b, *, out: out, "CUDA")
-PRODUCTS.impl("mm.dtype_out", lambda a, b, out_dtype, *, out: out, "CUDA")
+PRODUCTS.impl("mm.out", mm, "CUDA")
+PRODUCTS.impl("mm.dtype_out", mm, "CUDA")
 
 
 class Launch(NamedTuple):
@@ -87,8 +97,9 @@ def scan_of_lengths(lengths: list[int], weights: list[Tensor]) -> None:
 
 
 def test_kernels_run_on_the_device_of_their_tensors(path: str) -> None:
-    train(layer(device="cuda:1", bidirectional=True))
-    assert {launch.device for launch in launches()} == {1}
+    for device in range(2):
+        train(layer(device=f"cuda:{device}", bidirectional=True))
+        assert {launch.device for launch in launches()} == {device}
     assert torch.cuda.current_device() == 0
 
 
@@ -124,38 +135,37 @@ def test_a_persistent_kernel_runs_both_directions(path: str, dtype: torch.dtype)
 # ---- graphs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_training_can_be_captured(path: str, cell: str, dtype: torch.dtype) -> None:
-    module = layer(cell, bidirectional=True, num_layers=2, dtype=dtype)
-    train(module, dtype)  # which makes the gradients
+def assert_captured(step: Callable[[], None]) -> None:
+    """A step in a capture launches what it launches outside, and all of it into the graph."""
+    step()  # which makes the gradients
+    launches()
+    step()
     expected = [launch.kernel for launch in launches()]
     with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        train(module, dtype)
+        step()
     found = launches()
     assert [launch.kernel for launch in found] == expected
     assert {launch.captures for launch in found} == {1}
 
 
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_training_can_be_captured(path: str, cell: str, dtype: torch.dtype) -> None:
+    module = layer(cell, bidirectional=True, num_layers=2, dtype=dtype)
+    assert_captured(partial(train, module, dtype))
+
+
 def test_packed_batches_can_be_captured(path: str) -> None:
-    module = layer(bidirectional=True)
-    train_packed(module)
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        train_packed(module)
+    assert_captured(partial(train_packed, layer(bidirectional=True)))
 
 
 def test_lengths_can_be_captured(path: str) -> None:
     weights = list(layer(bidirectional=True).parameters())
-    scan_of_lengths([4, 0, 2], weights)
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        scan_of_lengths([4, 0, 2], weights)
+    assert_captured(partial(scan_of_lengths, [4, 0, 2], weights))
 
 
 def test_projections_can_be_captured() -> None:
-    module = layer(proj_size=24, bidirectional=True)
-    train(module)
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        train(module)
+    assert_captured(partial(train, layer(proj_size=24, bidirectional=True)))
 
 
 def test_the_fake_refuses_to_wait_in_a_capture() -> None:

@@ -191,8 +191,8 @@ def calls_of(scan: Scan, backend: Backend) -> Counter[str]:
 def test_a_step_is_nothing_but_products_and_kernels(
     backend: Backend, force: Force, path: str, scan: Scan, products: int
 ) -> None:
-    """It allocates nothing, copies nothing and waits for nothing. products: of both directions,
-    forward and backward."""
+    """Of torch it calls nothing else: it allocates nothing and copies nothing. products: of both
+    directions, forward and backward."""
     force(path)
     few, many = (calls_of(replace(scan, T=T, bidirectional=True), backend) for T in (3, 9))
     more = {name: many[name] - few[name] for name in many if many[name] != few[name]}

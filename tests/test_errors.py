@@ -618,6 +618,10 @@ BAD_SCANS: dict[str, tuple[dict, str]] = {
     "1-D weight_hh": ({"weights": [W[0], torch.randn(24), *W[2:]]}, r"weight_hh.*\[24\]"),
     "0-D weight_hh": ({"weights": [W[0], torch.randn(()), *W[2:]]}, r"weight_hh.*\[\]"),
     "empty weight_hh": ({"weights": [W[0], torch.randn(0, 0), *W[2:]]}, r"weight_hh.*\[0, 0\]"),
+    "a projection to nothing": (
+        {"weights": [W[0], torch.randn(24, 0), *W[2:], torch.randn(0, H)]},
+        r"weight_hh.*\[24, 0\]",
+    ),
     "uneven gates": ({"weights": [W[0], torch.randn(23, H), *W[2:]]}, r"weight_hh.*\[23, 6\]"),
     "columns of weight_hh": ({"weights": [W[0], torch.randn(24, 7), *W[2:]]}, r"\[24, 7\]"),
     "rows of weight_ih": ({"weights": [torch.randn(23, I), *W[1:]]}, r"weight_ih.*\[23, 5\]"),

@@ -177,7 +177,7 @@ struct BackwardUnits {
 
   // A row's first step has the initial states before it.
   FRNN_HD static void load_before_first(const ScanParams& p, const Units& u, Inputs& in) {
-    in.h_before = load_initial<T>(p, u, 0);
+    if (!Cell::kProjected) in.h_before = load_initial<T>(p, u, 0);
     for (int k = 1; k < kStates; ++k) in.before[k] = convert<C>(load_initial<T>(p, u, k));
   }
 
