@@ -53,6 +53,7 @@ class Scan:
     resets: bool = False
     lengths: tuple[int, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
+    scale: float = 1.0  # of all but the weights
     seed: int = 0
 
     def __str__(self) -> str:
@@ -82,7 +83,7 @@ class Scan:
         for _ in range(directions):
             weights.append(draw(rows, self.I, scale=self.I**-0.5))
             weights.append(draw(rows, output, scale=output**-0.5))
-            weights += [draw(rows, scale=0.1) for _ in range(2 * self.bias)]
+            weights += [draw(rows, scale=0.1 * self.scale) for _ in range(2 * self.bias)]
             weights += [draw(output, self.H, scale=self.H**-0.5)] * bool(self.proj)
         leading = (self.B, self.T) if self.batch_first else (self.T, self.B)
         if self.batch_sizes:
@@ -90,8 +91,8 @@ class Scan:
         sizes = [output] + [self.H] * (self.states - 1)
         return (
             self.cell,
-            draw(*leading, self.I),
-            [draw(directions, self.B, size) for size in sizes] if self.initial else [],
+            draw(*leading, self.I, scale=self.scale),
+            [draw(directions, self.B, s, scale=self.scale) for s in sizes] if self.initial else [],
             weights,
             torch.tensor(self.lengths) if self.lengths else None,
             torch.tensor(self.batch_sizes) if self.batch_sizes else None,

@@ -404,6 +404,18 @@ inline float round_to_tf32(float x) {
   return x;
 }
 
+// As far off as CUDA's may be, up or down.
+inline float off_by(int places, float y) {
+  uint32_t bits;
+  memcpy(&bits, &y, 4);
+  if (y == 0 || std::isinf(y)) return y;
+  bits += bits * 0x9e3779b9u >> 31 ? places : -places;
+  memcpy(&y, &bits, 4);
+  return y;
+}
+inline float approximate_exp2(float x) { return off_by(2, std::exp2(x)); }
+inline float approximate_reciprocal(float x) { return off_by(1, 1 / x); }
+
 inline void trap() { throw std::runtime_error("trap"); }
 
 // ---- flags, clusters ---------------------------------------------------------------------------

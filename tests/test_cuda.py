@@ -198,3 +198,15 @@ def test_a_step_is_nothing_but_products_and_kernels(
     more = {name: many[name] - few[name] for name in many if many[name] != few[name]}
     more.pop("aten::resolve_conj", None)  # within a product on the CPU
     assert more == ({"aten::mm": 6 * products} if products else {})
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_small_values(
+    backend: Backend, force: Force, path: str, cell: str, arithmetic: str
+) -> None:
+    """Of which a tanh must leave more than its rounding beside 1."""
+    force(path)
+    scale = 1e-6 if arithmetic == "bfloat16" else 1e-4
+    assert not differences(Scan(cell, scale=scale, arithmetic=arithmetic), backend)

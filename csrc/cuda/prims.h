@@ -3,10 +3,31 @@
 
 #include <cstdint>
 
+#include "../cells/cell.h"
 #include "platform.h"
 
 #ifndef FRNN_CUDA_SIMULATION
 namespace fastrnn::cuda {
+
+// ---- special functions -------------------------------------------------------------------------
+
+// Within 2 units in the last place.
+FRNN_HD float approximate_exp2(float x) {
+#ifdef __CUDA_ARCH__
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+#endif
+  return x;
+}
+
+// Within 1 unit in the last place; 0 at infinity.
+FRNN_HD float approximate_reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+#endif
+  return x;
+}
+
+#ifdef __CUDACC__
 
 // ---- tensor cores: D += A B for one warp, A [16, k], B [k, 8], D [16, 8] -----------------------
 // Lane 4 g + t holds of D: [g][2 t], [g][2 t + 1], [g + 8][2 t], [g + 8][2 t + 1].
@@ -137,6 +158,8 @@ FRNN_DEVICE void send(uint32_t* to, uint32_t value, MessageBarrier* barrier, uin
       : "memory");
 #endif
 }
+
+#endif
 
 }  // namespace fastrnn::cuda
 #endif
