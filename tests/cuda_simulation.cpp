@@ -8,7 +8,6 @@
 // The sources themselves.
 #include "cuda/backward.cpp"
 #include "cuda/forward.cpp"
-#include "cuda/kernels_of.h"
 #include "cuda/run.cpp"
 #include "cuda/scan.cpp"
 #include "cuda/sequence.cu"

@@ -20,8 +20,24 @@ def build(folder: Path) -> ModuleType:
     # Not torch's copy of it, which some versions of torch forbid beside their stable interface.
     flags.append(f"-I{pybind11.get_include()}")
     flags += ["-DFRNN_CUDA_SIMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    source = str(ROOT / "tests/cuda_simulation.cpp")
-    return load("cuda_simulation", [source], flags, build_directory=str(folder))
+    sources = [str(ROOT / "tests/cuda_simulation.cpp"), *kernel_sources(folder)]
+    return load("cuda_simulation", sources, flags, build_directory=str(folder))
+
+
+def kernel_sources(folder: Path) -> list[str]:
+    """A source for each type, so that they compile side by side."""
+    sources = []
+    for type_ in ("float", "double", "Half", "BFloat16"):
+        source = folder / f"{type_}.cpp"
+        text = (
+            '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n'
+            f"#define OF(name, Cell) template const CellKernels& kernels_of<Cell, {type_}>();\n"
+            "FRNN_CELLS(OF)\n}\n"
+        )
+        if not source.exists() or source.read_text() != text:
+            source.write_text(text)
+        sources.append(str(source))
+    return sources
 
 
 def register_mm_of_16_bits_to_float32() -> None:

@@ -202,7 +202,7 @@ def test_a_step_is_nothing_but_products_and_kernels(
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16"])
 def test_small_values(
     backend: Backend, force: Force, path: str, cell: str, arithmetic: str
 ) -> None:
