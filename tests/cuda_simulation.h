@@ -4,6 +4,7 @@
 // and fibers switch only where they wait: what it proves is the kernels' logic.
 #pragma once
 
+#include <dlfcn.h>
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -59,6 +60,7 @@ struct Message {
   char* at;
   uint32_t value;
   const void* barrier;
+  std::function<void(uint32_t phase)> arrives = [](uint32_t) {};
 };
 
 // A barrier that counts bytes; see MessageBarrier.
@@ -93,8 +95,12 @@ struct Machine {
   int refused = 0, persistent = 0;  // launches, counted
   int64_t streams = 0;              // so far
   int64_t stream = 0;               // the current one
+  // Kernels as nvcc compiled them, by name, which run in the C++ ones' place; see ptx.h.
+  std::map<std::string, void (*)(uint64_t)> compiled;
 
+  int64_t launches = 0;
   // Of the launch that runs.
+  std::string failure;  // of a thread
   dim3 grid, block;
   std::function<void()> kernel;
   std::mt19937_64 random;
@@ -176,6 +182,7 @@ inline void deliver(size_t i) {
   if (m.to->left == 0) throw std::runtime_error("a message to a block that has ended");
   memcpy(m.at, &m.value, 4);
   MessageState& state = m.to->messages.at(m.barrier);
+  m.arrives(state.phase);
   state.bytes -= 4;
   complete(state);
 }
@@ -267,6 +274,8 @@ inline void run(dim3 grid, dim3 threads, int shared_memory, int cluster,
   Machine& m = machine();
   m.grid = grid, m.block = threads, m.kernel = std::move(kernel);
   m.random.seed(m.seed);
+  m.failure.clear();
+  ++m.launches;
   std::vector<std::vector<dim3>> waiting;  // clusters, the first at the back
   for (unsigned y = grid.y; y-- > 0;) {
     for (unsigned x = grid.x; x > 0; x -= cluster) {
@@ -292,8 +301,9 @@ inline void run(dim3 grid, dim3 threads, int shared_memory, int cluster,
     if (!favorite || ++steps > m.step_limit) {
       m.messages.clear();
       m.blocks.clear();  // the fibers' stacks are lost, which a failed test may
-      throw std::runtime_error(favorite ? "no end within the step limit"
-                                        : "deadlock: all threads wait");
+      throw std::runtime_error(!m.failure.empty() ? m.failure
+                               : favorite         ? "no end within the step limit"
+                                                  : "deadlock: all threads wait");
     }
     Fiber& fiber = *take_any(favorite->ready);
     go_on(fiber);
@@ -305,6 +315,7 @@ inline void run(dim3 grid, dim3 threads, int shared_memory, int cluster,
   }
   if (!m.messages.empty()) throw std::runtime_error("messages to a block that has ended");
   m.blocks.clear();
+  if (!m.failure.empty()) throw std::runtime_error(m.failure);
 }
 
 }  // namespace simulation
@@ -457,6 +468,16 @@ inline void send(uint32_t* to, uint32_t value, MessageBarrier* barrier, uint32_t
 
 // ---- the host's side ---------------------------------------------------------------------------
 
+// Null where all run as C++, or this one has no name for others to know.
+inline auto compiled(const void* kernel) -> void (*)(uint64_t) {
+  const auto& all = simulation::machine().compiled;
+  Dl_info info;
+  if (all.empty() || !dladdr(kernel, &info) || info.dli_saddr != kernel) return nullptr;
+  const auto found = all.find(info.dli_sname);
+  if (found == all.end()) throw std::runtime_error(std::string("not compiled: ") + info.dli_sname);
+  return found->second;
+}
+
 template <class Args>
 using Kernel = void (*)(Args);
 struct LaunchShape;
@@ -486,7 +507,13 @@ template <class Args, class Shape>
   if (shape.threads == 256) ++m.persistent;
   simulation::run({unsigned(shape.blocks), unsigned(shape.directions), 1},
                   {unsigned(shape.threads), 1, 1}, shape.shared_memory, shape.cluster,
-                  [=] { kernel(args); });
+                  [=, nvcc_made = compiled(reinterpret_cast<const void*>(kernel))] {
+                    if (nvcc_made) {
+                      nvcc_made(reinterpret_cast<uintptr_t>(&args));
+                    } else {
+                      kernel(args);
+                    }
+                  });
   return true;
 }
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType
 
+import ptx
 import pybind11
 import torch
 from torch import Tensor
-from torch.utils.cpp_extension import load
+from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent.parent
 
 
 def build(folder: Path) -> ModuleType:
-    """After changes only. Registers the ops of the library fastrnn_simulation."""
+    """After changes only. Registers the ops of the library fastrnn_simulation.
+
+    FASTRNN_PTX names a GPU: then the kernels run as nvcc compiles them for it, to PTX.
+    """
     register_mm_of_16_bits_to_float32()
     flags = ["-std=c++20", "-O1", "-g0", "-w", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
     # Not torch's copy of it, which some versions of torch forbid beside their stable interface.
     flags.append(f"-I{pybind11.get_include()}")
-    flags += ["-DFRNN_CUDA_SIMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-    sources = [str(ROOT / "tests/cuda_simulation.cpp"), *kernel_sources(folder)]
-    return load("cuda_simulation", sources, flags, build_directory=str(folder))
+    flags += ["-DFRNN_CUDA_SIMULATION", ptx.TARGET]
+    kernels = kernel_sources(folder)
+    sources = [str(ROOT / "tests/cuda_simulation.cpp"), *kernels]
+    if architecture := os.environ.get("FASTRNN_PTX"):
+        includes = [str(ROOT / "csrc"), *cpp_extension.include_paths()]
+        for kernel in kernels:
+            sources += ptx.compile(Path(kernel), architecture, includes)
+        flags.append("-fwrapv")
+    return cpp_extension.load("cuda_simulation", sources, flags, build_directory=str(folder))
 
 
 def kernel_sources(folder: Path) -> list[str]:
