@@ -223,7 +223,7 @@ class Scan {
   Sequence sequence(const Tensor& t) const {
     Sequence s{t.data_ptr(), 0, 0};
     if (args_.batch_sizes || one_step_) {
-      s.row_stride = t.stride(0);
+      s.step_stride = s.row_stride = t.stride(0);
     } else {
       s.step_stride = t.stride(args_.batch_first ? 1 : 0);
       s.row_stride = t.stride(args_.batch_first ? 0 : 1);

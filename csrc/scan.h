@@ -11,7 +11,7 @@ namespace fastrnn {
 enum class Type { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // A sequence, [T, B, features] with contiguous features, in the user's order and layout. Strides
-// are in elements. In a packed batch, the rows of step t begin at row schedule.first[t].
+// are in elements. In a packed batch both strides are a row's, and step t begins at row first(t).
 struct Sequence {
   void* data = nullptr;
   int64_t step_stride = 0;
@@ -41,12 +41,14 @@ struct Schedule {
   FRNN_HD int64_t length(int64_t row) const { return lengths ? lengths[row] : steps; }
   FRNN_HD int64_t rows() const { return first(steps); }
   FRNN_HD int64_t place(int64_t row) const { return order ? order[row] : row; }
+  // How many step strides step `step` begins behind a sequence's start.
+  FRNN_HD int64_t at(int64_t step) const { return packed ? first(step) : step; }
   // The offset, in elements, of row `row` at `step` in a sequence, and its two parts.
   FRNN_HD int64_t offset(const Sequence& s, int64_t step, int64_t row) const {
     return step_offset(s, step) + row_offset(s, row);
   }
   FRNN_HD int64_t step_offset(const Sequence& s, int64_t step) const {
-    return packed ? first(step) * s.row_stride : step * s.step_stride;
+    return at(step) * s.step_stride;
   }
   FRNN_HD int64_t row_offset(const Sequence& s, int64_t row) const {
     return (packed ? row : place(row)) * s.row_stride;

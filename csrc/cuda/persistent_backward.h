@@ -39,33 +39,29 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
     bool reset_after;  // the step after it did: its product is not for this row
   };
   Inputs in[kPacks];
-  auto load = [&](int64_t i) {
-    const int64_t t = site.time(i);
-    const int64_t previous = before(site.direction, t), next = after(site.direction, t);
-    const int64_t own = site.own_units();
-    const bool* resets = site.template step_of<const bool>(p.resets, t);
-    const bool* next_resets = site.template step_of<const bool>(p.resets, next);
-    const T* saved = site.step_of_rows(static_cast<const T*>(p.saved),
-                                       i < site.steps ? p.schedule.first(t) : 0, Cell::kSaved * h);
-    const T* grad_y = site.template step_of<const T>(p.grad_y, t, own);
-    const T* h_after = site.template step_of<const T>(p.y, t, own);
-    const T* h_before = site.template step_of<const T>(p.y, previous, own);
+  // previous: in time, so the next one to run.
+  auto load = [&](const Step& step, const Step& previous) {
+    const int64_t t = step.t;
+    const T* saved = site.step_of_rows(static_cast<const T*>(p.saved), step, Cell::kSaved * h);
+    const T* grad_y = site.template step_of<const T>(p.grad_y, step);
+    const T* h_after = site.template step_of<const T>(p.y, step);
+    const T* h_before = site.template step_of<const T>(p.y, previous);
     const float *after[Cell::kStates], *before[Cell::kStates], *grads[Cell::kStates];
     for (int k = 1; k < Cell::kStates; ++k) {
-      after[k] = site.template step_of<const float>(p.steps[k], t, own);
-      before[k] = site.template step_of<const float>(p.steps[k], previous, own);
-      grads[k] = site.template step_of<const float>(p.grad_steps[k], t, own);
+      after[k] = site.template step_of<const float>(p.steps[k], step);
+      before[k] = site.template step_of<const float>(p.steps[k], previous);
+      grads[k] = site.template step_of<const float>(p.grad_steps[k], step);
     }
     site.each_pack([&](int j, int row, int word) {
       in[j].runs = site.runs(t, row);
-      in[j].reset_after = site.resets(next_resets, next, row);
+      in[j].reset_after = site.resets(cuda::after(site.direction, t), row);
       if (!in[j].runs) return;
-      in[j].reset = site.resets(resets, t, row);
+      in[j].reset = site.resets(t, row);
       const Units u = site.units(row, word, site.first_unit);
       const bool first = t == site.first_time(row), continues = !first && !in[j].reset;
       typename Unit::Places from{};
       from.saved = site.pack_of_rows(saved, Cell::kSaved * h, row, word);
-      if (grad_y) from.grad_y = site.pack_of(grad_y, kGradY, row, word);
+      if (p.grad_y.data) from.grad_y = site.pack_of(grad_y, kGradY, row, word);
       if (!Cell::kProjected) {
         from.h_after = site.pack_of(h_after, kY, row, word);
         if (continues) from.h_before = site.pack_of(h_before, kY, row, word);
@@ -74,7 +70,7 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
         const int place = place_of_steps(k);
         from.after[k] = site.pack_of(after[k], place, row, word);
         if (continues) from.before[k] = site.pack_of(before[k], place, row, word);
-        if (grads[k]) {
+        if (p.grad_steps[k].data) {
           from.grad_steps[k] = site.pack_of(grads[k], place_of_grad_steps(k), row, word);
         }
       }
@@ -84,7 +80,8 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
   };
   // The gradient of the initial state is one more step, in which no row runs.
   const int64_t end = site.steps + (p.grad_initial[0].data ? 1 : 0);
-  if (end > 0) load(0);
+  Step step = site.step(site.time(0)), previous = site.step(site.time(1));
+  if (end > 0) load(step, previous);
   for (int64_t i = 0; i < end; ++i) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
@@ -113,9 +110,8 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
 
     // Nobody waits for these stores, so they come after what all wait for.
     if (i < site.steps) {
-      const int64_t first = p.schedule.first(site.time(i));
-      T* const to_dx = site.step_of_rows(static_cast<T*>(a.dx), first, G * h);
-      T* const to_dr = site.step_of_rows(static_cast<T*>(a.dr), first, G * h);
+      T* const to_dx = site.step_of_rows(static_cast<T*>(a.dx), step, G * h);
+      T* const to_dr = site.step_of_rows(static_cast<T*>(a.dr), step, G * h);
       site.each_pack([&](int j, int row, int word) {
         if (!in[j].runs) return;
         const Units u = site.units(row, word, site.first_unit);
@@ -125,7 +121,9 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
         }
       });
     }
-    if (i + 1 < end) load(i + 1);
+    step = previous;
+    previous = site.step(site.time(i + 2));
+    if (i + 1 < end) load(step, previous);
   }
   exchange.finish();
 }

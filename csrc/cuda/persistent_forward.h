@@ -58,20 +58,19 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     bool runs, reset_after;
   };
   Inputs in[kPacks];
-  auto load = [&](int64_t i) {
-    const int64_t t = site.time(i), next = after(site.direction, t);
-    const float* x = site.step_of_rows(a.gates, p.schedule.first(t), G * h);
-    const bool* resets = site.template step_of<const bool>(p.resets, next);
+  auto load = [&](const Step& step) {
+    const float* x = site.step_of_rows(a.gates, step, G * h);
     site.each_pack([&](int j, int row, int word) {
-      in[j].runs = site.runs(t, row);
-      in[j].reset_after = in[j].runs && site.resets(resets, next, row);
+      in[j].runs = site.runs(step.t, row);
+      in[j].reset_after = in[j].runs && site.resets(after(site.direction, step.t), row);
       if (!in[j].runs) return;
       const Units u = site.units(row, word, site.first_unit);
       const float* from = site.pack_of_rows(x, G * h, row, word);
       for (int g = 0; g < G; ++g) in[j].x[g] = load_sums<T>(from + g * h, u);
     });
   };
-  if (site.steps > 0) load(0);
+  Step step = site.step(site.time(0));
+  if (site.steps > 0) load(step);
   for (int64_t i = 0; i < site.steps; ++i) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
@@ -100,34 +99,33 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     if (i + 1 < site.steps) exchange.commit(i + 1);
 
     // Nobody waits for these stores, so they come after what all wait for.
-    const int64_t t = site.time(i);
-    T* const to_y = site.template step_of<T>(p.y, t, site.own_units());
-    T* const to_saved =
-        site.step_of_rows(static_cast<T*>(p.saved), p.schedule.first(t), Cell::kSaved * h);
+    T* const to_y = site.template step_of<T>(p.y, step);
+    T* const to_saved = site.step_of_rows(static_cast<T*>(p.saved), step, Cell::kSaved * h);
     float* to_steps[Cell::kStates];
     for (int k = 1; k < Cell::kStates; ++k) {
-      to_steps[k] = site.template step_of<float>(p.steps[k], t, site.own_units());
+      to_steps[k] = site.template step_of<float>(p.steps[k], step);
     }
     site.each_pack([&](int j, int row, int word) {
       if (!in[j].runs) return;
       const Units u = site.units(row, word, site.first_unit);
       auto& state = states[j];
       store_units(site.pack_of(to_y, kY, row, word), state[0], u);
-      if (to_saved) {
+      if (p.saved) {
         T* to = site.pack_of_rows(to_saved, Cell::kSaved * h, row, word);
         Unit::store_saved(to, h, saved[j], u);
       }
       for (int k = 1; k < Cell::kStates; ++k) {
-        if (!to_steps[k]) continue;
+        if (!p.steps[k].data) continue;
         float* to = site.pack_of(to_steps[k], place_of_steps(k), row, word);
         store_units(to, state[k], u);
       }
-      if (t == site.last_time(row)) Unit::end(p, u, state);
+      if (step.t == site.last_time(row)) Unit::end(p, u, state);
       for (int k = 0; k < Cell::kStates; ++k) {
         site.carry(k, row, word) = in[j].reset_after ? Floats{} : state[k];
       }
     });
-    if (i + 1 < site.steps) load(i + 1);
+    step = site.step(site.time(i + 1));
+    if (i + 1 < site.steps) load(step);
   }
   exchange.finish();
 }

@@ -9,6 +9,13 @@
 
 namespace fastrnn::cuda {
 
+// Where the rows of a step lie.
+struct Step {
+  int64_t t;
+  int64_t at;   // in a sequence, in step strides
+  int64_t row;  // the group's first, in [rows that run, D, features]
+};
+
 // What a CTA is responsible for. The grid is [groups * ctas, directions].
 template <class Cell, class Math, bool kBackward>
 struct Site {
@@ -70,20 +77,22 @@ struct Site {
     return reinterpret_cast<int64_t*>(shared + g.places)[which * g.rows + row];
   }
 
-  // Where a step's packs lie: what the step decides, once for all of them; null where there is no
-  // data, or no such step.
-  template <class V>
-  FRNN_DEVICE V* step_of(const Sequence& s, int64_t t, int64_t offset = 0) const {
-    if (!s.data || t < 0 || t >= p.schedule.steps) return nullptr;
-    return static_cast<V*>(s.data) + (p.schedule.step_offset(s, t) + offset);
+  // Where a step's packs lie: what the step decides, once for all of them. There may be no such
+  // step, nor data: then nothing is read there.
+  FRNN_DEVICE Step step(int64_t t) const {
+    const Schedule& s = p.schedule;
+    const bool exists = 0 <= t && t < s.steps;
+    const int64_t first = exists || !s.firsts ? s.first(t) : 0;
+    return {t, s.packed ? first : t, (first + first_row) * p.directions + direction};
   }
   template <class V>
-  FRNN_DEVICE V* step_of_rows(V* data, int64_t first, int features) const {
-    if (!data) return nullptr;
-    return data + ((first + first_row) * p.directions + direction) * features + first_unit;
+  FRNN_DEVICE V* step_of(const Sequence& s, const Step& step) const {
+    return static_cast<V*>(s.data) + step.at * s.step_stride;
   }
-  // The direction's and this CTA's units in a row of a sequence.
-  FRNN_DEVICE int64_t own_units() const { return direction * p.hidden_size + first_unit; }
+  template <class V>
+  FRNN_DEVICE V* step_of_rows(V* data, const Step& step, int features) const {
+    return data + (step.row * features + first_unit);
+  }
   // What the row and the word add to them.
   template <class V>
   FRNN_DEVICE V* pack_of(V* step, int which, int row, int word) const {
@@ -94,9 +103,10 @@ struct Site {
     return step + (row * int(p.directions) * features + word * N);
   }
   FRNN_DEVICE bool runs(int64_t t, int row) const { return 0 <= t && t < place(kLength, row); }
-  // step: of the resets, at t.
-  FRNN_DEVICE bool resets(const bool* step, int64_t t, int row) const {
-    return step && runs(t, row) && step[place(kResets, row)];
+  // Whether the row runs at the step, and starts from zeros.
+  FRNN_DEVICE bool resets(int64_t t, int row) const {
+    if (!p.resets.data || !runs(t, row)) return false;
+    return step_of<const bool>(p.resets, step(t))[place(kResets, row)];
   }
   FRNN_DEVICE int64_t first_time(int row) const { return direction ? place(kLength, row) - 1 : 0; }
   FRNN_DEVICE int64_t last_time(int row) const { return direction ? 0 : place(kLength, row) - 1; }
@@ -104,13 +114,15 @@ struct Site {
   FRNN_DEVICE void fill_places() const {
     for (int row = threadIdx.x; row < rows; row += kThreads) {
       const Schedule& s = p.schedule;
+      // The direction's and this CTA's units in a row of a sequence.
+      const int64_t own = direction * p.hidden_size + first_unit;
       place(kLength, row) = s.length(first_row + row);
-      place(kY, row) = s.row_offset(p.y, first_row + row);
       place(kResets, row) = s.row_offset(p.resets, first_row + row);
-      place(kGradY, row) = s.row_offset(p.grad_y, first_row + row);
+      place(kY, row) = s.row_offset(p.y, first_row + row) + own;
+      place(kGradY, row) = s.row_offset(p.grad_y, first_row + row) + own;
       for (int k = 1; k < Cell::kStates; ++k) {
-        place(place_of_steps(k), row) = s.row_offset(p.steps[k], first_row + row);
-        place(place_of_grad_steps(k), row) = s.row_offset(p.grad_steps[k], first_row + row);
+        place(place_of_steps(k), row) = s.row_offset(p.steps[k], first_row + row) + own;
+        place(place_of_grad_steps(k), row) = s.row_offset(p.grad_steps[k], first_row + row) + own;
       }
     }
   }
