@@ -11,7 +11,8 @@ namespace fastrnn {
 enum class Type { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // A sequence, [T, B, features] with contiguous features, in the user's order and layout. Strides
-// are in elements. In a packed batch both strides are a row's, and step t begins at row first(t).
+// are in elements. In a packed batch, as of a single step, both are a row's: there step t begins at
+// row first(t).
 struct Sequence {
   void* data = nullptr;
   int64_t step_stride = 0;
@@ -41,7 +42,7 @@ struct Schedule {
   FRNN_HD int64_t length(int64_t row) const { return lengths ? lengths[row] : steps; }
   FRNN_HD int64_t rows() const { return first(steps); }
   FRNN_HD int64_t place(int64_t row) const { return order ? order[row] : row; }
-  // How many step strides step `step` begins behind a sequence's start.
+  // How many step strides a step is behind a sequence's start.
   FRNN_HD int64_t at(int64_t step) const { return packed ? first(step) : step; }
   // The offset, in elements, of row `row` at `step` in a sequence, and its two parts.
   FRNN_HD int64_t offset(const Sequence& s, int64_t step, int64_t row) const {

@@ -231,7 +231,7 @@ int64_t packed_offset(std::vector<int64_t> first, int64_t row_stride, int64_t st
   Schedule schedule;
   schedule.packed = true;
   schedule.firsts = first.data();
-  return schedule.offset({nullptr, 0, row_stride}, step, row);
+  return schedule.offset({nullptr, row_stride, row_stride}, step, row);
 }
 
 int64_t state_offset(int64_t direction_stride, int64_t row_stride, int64_t direction, int64_t row) {

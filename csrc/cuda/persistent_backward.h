@@ -38,7 +38,7 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
     bool reset;        // this step started from zeros: nothing flows further back
     bool reset_after;  // the step after it did: its product is not for this row
   };
-  Inputs in[kPacks];
+  Inputs in[kPacks] = {};
   // previous: in time, so the next one to run.
   auto load = [&](const Step& step, const Step& previous) {
     const int64_t t = step.t;
@@ -53,10 +53,10 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
       grads[k] = site.template step_of<const float>(p.grad_steps[k], step);
     }
     site.each_pack([&](int j, int row, int word) {
+      in[j].reset_after = in[j].runs && in[j].reset;
       in[j].runs = site.runs(t, row);
-      in[j].reset_after = site.resets(cuda::after(site.direction, t), row);
       if (!in[j].runs) return;
-      in[j].reset = site.resets(t, row);
+      in[j].reset = site.resets(step, row);
       const Units u = site.units(row, word, site.first_unit);
       const bool first = t == site.first_time(row), continues = !first && !in[j].reset;
       typename Unit::Places from{};

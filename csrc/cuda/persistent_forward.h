@@ -58,19 +58,19 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     bool runs, reset_after;
   };
   Inputs in[kPacks];
-  auto load = [&](const Step& step) {
+  auto load = [&](const Step& step, const Step& next) {
     const float* x = site.step_of_rows(a.gates, step, G * h);
     site.each_pack([&](int j, int row, int word) {
       in[j].runs = site.runs(step.t, row);
-      in[j].reset_after = in[j].runs && site.resets(after(site.direction, step.t), row);
+      in[j].reset_after = in[j].runs && site.resets(next, row);
       if (!in[j].runs) return;
       const Units u = site.units(row, word, site.first_unit);
       const float* from = site.pack_of_rows(x, G * h, row, word);
       for (int g = 0; g < G; ++g) in[j].x[g] = load_sums<T>(from + g * h, u);
     });
   };
-  Step step = site.step(site.time(0));
-  if (site.steps > 0) load(step);
+  Step step = site.step(site.time(0)), next = site.step(site.time(1));
+  if (site.steps > 0) load(step, next);
   for (int64_t i = 0; i < site.steps; ++i) {
     const uint32_t* operand = exchange.wait(i);
     weights.multiply(a.g, operand, site.rows, site.partials());
@@ -92,8 +92,8 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
         Unit::run(x, r, state, saved[j]);
       }
       if (i + 1 < site.steps) {
-        const Floats next = in[j].reset_after ? Floats{} : state[0];
-        exchange.put(i + 1, row, site.operand_word(0, word), Math::word(convert<T>(next)));
+        const Floats h_next = in[j].reset_after ? Floats{} : state[0];
+        exchange.put(i + 1, row, site.operand_word(0, word), Math::word(convert<T>(h_next)));
       }
     });
     if (i + 1 < site.steps) exchange.commit(i + 1);
@@ -124,8 +124,9 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
         site.carry(k, row, word) = in[j].reset_after ? Floats{} : state[k];
       }
     });
-    step = site.step(site.time(i + 1));
-    if (i + 1 < site.steps) load(step);
+    step = next;
+    next = site.step(site.time(i + 2));
+    if (i + 1 < site.steps) load(step, next);
   }
   exchange.finish();
 }

@@ -13,7 +13,7 @@ namespace fastrnn::cuda {
 struct Step {
   int64_t t;
   int64_t at;   // in a sequence, in step strides
-  int64_t row;  // the group's first, in [rows that run, D, features]
+  int64_t row;  // of the group's first and this direction, in [rows that run, D, features]
 };
 
 // What a CTA is responsible for. The grid is [groups * ctas, directions].
@@ -77,13 +77,12 @@ struct Site {
     return reinterpret_cast<int64_t*>(shared + g.places)[which * g.rows + row];
   }
 
-  // Where a step's packs lie: what the step decides, once for all of them. There may be no such
-  // step, nor data: then nothing is read there.
+  // Where a step's packs lie: what the step decides, once for all of them. Where there is no such
+  // step, or no data, the address means nothing.
   FRNN_DEVICE Step step(int64_t t) const {
     const Schedule& s = p.schedule;
-    const bool exists = 0 <= t && t < s.steps;
-    const int64_t first = exists || !s.firsts ? s.first(t) : 0;
-    return {t, s.packed ? first : t, (first + first_row) * p.directions + direction};
+    const int64_t known = 0 <= t && t < s.steps ? t : 0;
+    return {t, s.at(known), (s.first(known) + first_row) * p.directions + direction};
   }
   template <class V>
   FRNN_DEVICE V* step_of(const Sequence& s, const Step& step) const {
@@ -104,9 +103,9 @@ struct Site {
   }
   FRNN_DEVICE bool runs(int64_t t, int row) const { return 0 <= t && t < place(kLength, row); }
   // Whether the row runs at the step, and starts from zeros.
-  FRNN_DEVICE bool resets(int64_t t, int row) const {
-    if (!p.resets.data || !runs(t, row)) return false;
-    return step_of<const bool>(p.resets, step(t))[place(kResets, row)];
+  FRNN_DEVICE bool resets(const Step& step, int row) const {
+    if (!p.resets.data || !runs(step.t, row)) return false;
+    return step_of<const bool>(p.resets, step)[place(kResets, row)];
   }
   FRNN_DEVICE int64_t first_time(int row) const { return direction ? place(kLength, row) - 1 : 0; }
   FRNN_DEVICE int64_t last_time(int row) const { return direction ? 0 : place(kLength, row) - 1; }
