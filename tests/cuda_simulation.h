@@ -298,7 +298,7 @@ inline void run(dim3 grid, dim3 threads, int shared_memory, int cluster,
       deliver(m.random() % m.messages.size());
       if (!favorite) favorite = next_block(nullptr);
     }
-    if (!favorite || ++steps > m.step_limit) {
+    if (!favorite || ++steps > m.step_limit || !m.failure.empty()) {
       m.messages.clear();
       m.blocks.clear();  // the fibers' stacks are lost, which a failed test may
       throw std::runtime_error(!m.failure.empty() ? m.failure
@@ -468,13 +468,14 @@ inline void send(uint32_t* to, uint32_t value, MessageBarrier* barrier, uint32_t
 
 // ---- the host's side ---------------------------------------------------------------------------
 
-// Null where all run as C++, or this one has no name for others to know.
+// Null where all run as C++.
 inline auto compiled(const void* kernel) -> void (*)(uint64_t) {
   const auto& all = simulation::machine().compiled;
+  if (all.empty()) return nullptr;
   Dl_info info;
-  if (all.empty() || !dladdr(kernel, &info) || info.dli_saddr != kernel) return nullptr;
-  const auto found = all.find(info.dli_sname);
-  if (found == all.end()) throw std::runtime_error(std::string("not compiled: ") + info.dli_sname);
+  const bool named = dladdr(kernel, &info) && info.dli_saddr == kernel;
+  const auto found = named ? all.find(info.dli_sname) : all.end();
+  if (found == all.end()) throw std::runtime_error("a kernel that nvcc did not compile");
   return found->second;
 }
 

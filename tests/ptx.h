@@ -1,7 +1,8 @@
 // What PTX instructions do, for the C++ that tests/ptx.py makes of the PTX that nvcc makes of the
 // kernels, in the simulation: registers hold bits, and an instruction's type says how to read them.
-// Written from the PTX ISA, and not from what the simulation does in the instructions' place. Loads
-// and stores must be aligned, without races, and shared ones within the CTA's memory.
+// Written from the PTX ISA, and not from what the simulation does in the instructions' place, whose
+// barriers, shuffles and messages it shares. Loads and stores must be aligned, without races, and
+// shared ones within the CTA's memory. It does not ask that the lanes of a warp be together.
 #pragma once
 
 #include <bit>
@@ -79,7 +80,7 @@ inline u16 bits(bf16 value) {
 // ---- memory
 // --------------------------------------------------------------------------------------
 
-// Shared addresses are offsets, behind a page that nothing is in; in a cluster's window the CTA's
+// Shared addresses are offsets, behind a start where nothing is; in a cluster's window the CTA's
 // rank stands above them.
 inline constexpr u32 kSharedStart = 1024, kRankShift = 24;
 
@@ -163,17 +164,17 @@ void store(u64 address, R... values) {
     const T a = as<T>(left), b = as<T>(right); \
     return bits<T>(T(expression));             \
   }
-FRNN_PTX_BINARY(add, a + b)
-FRNN_PTX_BINARY(sub, a - b)
-FRNN_PTX_BINARY(mul, a* b)
+FRNN_PTX_BINARY(add_, a + b)
+FRNN_PTX_BINARY(sub_, a - b)
+FRNN_PTX_BINARY(mul_, a* b)
 FRNN_PTX_BINARY(and_, a& b)
 FRNN_PTX_BINARY(or_, a | b)
 FRNN_PTX_BINARY(xor_, a ^ b)
-FRNN_PTX_BINARY(div, a / b)
-FRNN_PTX_BINARY(rem, a % b)
-FRNN_PTX_BINARY(min, a < b ? a : b)
-FRNN_PTX_BINARY(max, a < b ? b : a)
-FRNN_PTX_BINARY(copysign, std::copysign(b, a))  // the first one's sign
+FRNN_PTX_BINARY(div_, a / b)
+FRNN_PTX_BINARY(rem_, a % b)
+FRNN_PTX_BINARY(min_, a < b ? a : b)
+FRNN_PTX_BINARY(max_, a < b ? b : a)
+FRNN_PTX_BINARY(copysign_, std::copysign(b, a))  // the first one's sign
 #undef FRNN_PTX_BINARY
 
 #define FRNN_PTX_UNARY(name, expression) \
@@ -182,48 +183,48 @@ FRNN_PTX_BINARY(copysign, std::copysign(b, a))  // the first one's sign
     const T a = as<T>(value);            \
     return bits<T>(T(expression));       \
   }
-FRNN_PTX_UNARY(neg, -a)
-FRNN_PTX_UNARY(abs, std::abs(a))
+FRNN_PTX_UNARY(neg_, -a)
+FRNN_PTX_UNARY(abs_, std::abs(a))
 FRNN_PTX_UNARY(not_, ~a)
-FRNN_PTX_UNARY(rcp, 1 / a)
+FRNN_PTX_UNARY(rcp_, 1 / a)
 #undef FRNN_PTX_UNARY
 
 template <class T>
-Bits<T> shl(Bits<T> a, u32 by) {
+Bits<T> shl_(Bits<T> a, u32 by) {
   return by >= 8 * sizeof(T) ? 0 : Bits<T>(a << by);
 }
 template <class T>
-Bits<T> shr(Bits<T> a, u32 by) {
+Bits<T> shr_(Bits<T> a, u32 by) {
   const u32 most = 8 * sizeof(T) - 1;
   if (by > most) return std::is_signed_v<T> ? Bits<T>(as<T>(a) >> most) : 0;
   return Bits<T>(as<T>(a) >> by);
 }
 
 template <class T>
-u64 mul_wide(u32 a, u32 b) {
+u64 mul_wide_(u32 a, u32 b) {
   using Wide = std::conditional_t<std::is_signed_v<T>, s64, u64>;
   return u64(Wide(T(a)) * Wide(T(b)));
 }
 template <class T>
-Bits<T> mad_lo(Bits<T> a, Bits<T> b, Bits<T> c) {
+Bits<T> mad_lo_(Bits<T> a, Bits<T> b, Bits<T> c) {
   return a * b + c;
 }
 template <class T>
-Bits<T> fma_rn(Bits<T> a, Bits<T> b, Bits<T> c) {
+Bits<T> fma_(Bits<T> a, Bits<T> b, Bits<T> c) {
   return bits<T>(std::fma(as<T>(a), as<T>(b), as<T>(c)));
 }
 // Towards minus infinity.
 template <class T>
-Bits<T> fma_rm(Bits<T> a, Bits<T> b, Bits<T> c) {
+Bits<T> fma_rm_(Bits<T> a, Bits<T> b, Bits<T> c) {
   static_assert(sizeof(T) == 4);
-  const double exact = double(as<T>(a)) * as<T>(b) + as<T>(c);
-  float rounded = float(exact);
-  if (rounded > exact) rounded = std::nextafter(rounded, -std::numeric_limits<float>::infinity());
+  const double sum = double(as<T>(a)) * as<T>(b) + as<T>(c);
+  float rounded = float(sum);
+  if (rounded > sum) rounded = std::nextafter(rounded, -std::numeric_limits<float>::infinity());
   return bits<T>(rounded);
 }
 
 template <class T>
-Bits<T> selp(Bits<T> a, Bits<T> b, bool p) {
+Bits<T> selp_(Bits<T> a, Bits<T> b, bool p) {
   return p ? a : b;
 }
 
@@ -243,11 +244,11 @@ inline u32 prmt(u32 a, u32 b, u32 selector) {
   return result;
 }
 
-#define FRNN_PTX_COMPARISON(name, expression)     \
-  template <class T>                              \
-  bool setp_##name(Bits<T> left, Bits<T> right) { \
-    const T a = as<T>(left), b = as<T>(right);    \
-    return expression;                            \
+#define FRNN_PTX_COMPARISON(name, expression)        \
+  template <class T>                                 \
+  bool setp_##name##_(Bits<T> left, Bits<T> right) { \
+    const T a = as<T>(left), b = as<T>(right);       \
+    return expression;                               \
   }
 FRNN_PTX_COMPARISON(eq, a == b)
 FRNN_PTX_COMPARISON(ne, a<b || a> b)  // ordered
@@ -300,9 +301,6 @@ inline void meet(simulation::Barrier& barrier) {
   }
   simulation::arrive_and_wait(barrier);
 }
-inline void bar_sync() { meet(simulation::block().barrier); }
-inline void bar_warp_sync() { meet(simulation::warp()); }
-inline void cluster_wait() { meet(*simulation::block().cluster_barrier); }
 
 inline u32 shfl_bfly(u32 value, u32 mask, u32 clamp, u32 members) {
   if (clamp != 31 || members != ~0u) fail("a shuffle of some lanes only", members);
@@ -379,11 +377,17 @@ inline void mbarrier_init(u32 address, u32 arrivals) {
   simulation::MessageState state;
   state.arrivals = int(arrivals);
   if (arrivals != 1) fail("an mbarrier of more than one arrival", address);
+  simulation::Races::now().init(barrier_at(address));
   simulation::block().messages[barrier_at(address)] = state;
+}
+inline simulation::MessageState& mbarrier(const void* barrier) {
+  const auto found = simulation::block().messages.find(barrier);
+  if (found == simulation::block().messages.end()) fail("an mbarrier without its init", 0);
+  return found->second;
 }
 inline void mbarrier_arrive_expect_tx(u32 address, u32 bytes) {
   const void* barrier = barrier_at(address);
-  auto& state = simulation::block().messages.at(barrier);
+  auto& state = mbarrier(barrier);
   simulation::Races::now().arrive(barrier, state.phase);
   --state.arrivals;
   state.bytes += bytes;
@@ -393,12 +397,14 @@ inline void mbarrier_arrive_expect_tx(u32 address, u32 bytes) {
 inline bool mbarrier_try_wait_parity(u32 address, u32 parity) {
   simulation::poll();
   const void* barrier = barrier_at(address);
-  if (simulation::block().messages.at(barrier).phase % 2 == parity) return false;
+  if (mbarrier(barrier).phase % 2 == parity) return false;
   simulation::Races::now().wait(barrier, parity);
   return true;
 }
 inline void st_async(u32 to, u32 value, u32 barrier) {
-  simulation::Block& target = *simulation::block().cluster.at(to >> kRankShift);
+  const auto& cluster = simulation::block().cluster;
+  if (to >> kRankShift >= cluster.size()) fail("a rank beyond the cluster", to);
+  simulation::Block& target = *cluster[to >> kRankShift];
   if (to >> kRankShift != barrier >> kRankShift) fail("a barrier of another CTA", barrier);
   if (to % 4 || barrier % 8) fail("a misaligned st.async", to);
   const u32 offset = (1u << kRankShift) - 1;

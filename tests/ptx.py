@@ -20,7 +20,8 @@ SPECIAL = {
     "%ntid.x": "simulation::machine().block.x",
     "%nctaid.x": "simulation::machine().grid.x",
 }
-WORDS = {"and": "and_", "or": "or_", "xor": "xor_", "not": "not_"}
+# Its two halves, which make no sense apart from each other here.
+CLUSTER_BARRIER = "barrier.cluster.arrive.release.aligned + wait.acquire"
 SPACES = {"global": "Global", "param": "Param", "shared": "Shared"}
 
 
@@ -44,7 +45,7 @@ def value(operand: str) -> str:
     raise ValueError(f"operand {operand}")
 
 
-def group(operand: str) -> list[str]:
+def registers_of(operand: str) -> list[str]:
     """The registers of {a, b}, or the one there is."""
     return [value(part) for part in operands_of(operand.strip("{}"))]
 
@@ -55,13 +56,12 @@ def address(operand: str) -> str:
 
 
 def mov(type_: str, to: str, source: str) -> str:
-    if to.startswith("{"):  # into halves; %temp is nobody's
-        half = 4 * int(type_[1:]) // 8
-        registers = operands_of(to.strip("{}"))
-        shifts = ((r, half * i) for i, r in enumerate(registers) if r != "%temp")
-        return " ".join(f"{value(r)} = {value(source)} >> {shift};" for r, shift in shifts)
+    if to.startswith("{"):  # into its parts
+        registers = registers_of(to)
+        bits = int(type_[1:]) // len(registers)
+        return " ".join(f"{r} = {value(source)} >> {bits * i};" for i, r in enumerate(registers))
     if source.startswith("{"):
-        low, high = group(source)
+        low, high = registers_of(source)
         wide = f"u{type_[1:]}"
         return f"{value(to)} = {wide}({low}) | {wide}({high}) << {int(type_[1:]) // 2};"
     if type_ == "pred":
@@ -73,7 +73,7 @@ def memory(parts: list[str], args: list[str]) -> str:
     load, type_ = parts[0] == "ld", parts[-1]
     place, registers = (args[1], args[0]) if load else (args[0], args[1])
     space = f"{SPACES[parts[1]]}, {type_}"
-    listed = ", ".join(group(registers))
+    listed = ", ".join(registers_of(registers))
     return f"{'load' if load else 'store'}<{space}>({address(place)}, {listed});"
 
 
@@ -83,8 +83,8 @@ def mma(parts: list[str], args: list[str]) -> str:
     if layout != ["row", "col"] or d != "f32" or c != "f32" or a != b or a not in known:
         raise ValueError(f"instruction {'.'.join(parts)}")
     type_ = "f32" if a == "tf32" else a
-    a, b, c = (", ".join(group(arg)) for arg in args[1:])
-    result = " ".join(f"{register} = d[{i}];" for i, register in enumerate(group(args[0])))
+    a, b, c = (", ".join(registers_of(arg)) for arg in args[1:])
+    result = " ".join(f"{register} = d[{i}];" for i, register in enumerate(registers_of(args[0])))
     return f"{{ u32 d[4]; mma_sync<{type_}>(d, {{{a}}}, {{{b}}}, {{{c}}}); {result} }}"
 
 
@@ -92,17 +92,20 @@ def call(name: str, args: list[str]) -> str:
     return f"{value(args[0])} = {name}({', '.join(value(arg) for arg in args[1:])});"
 
 
-# By the whole name of the instruction.
+# By the whole instruction.
+WHOLE = {
+    "bar.sync 0": "meet(simulation::block().barrier);",
+    "bar.warp.sync -1": "meet(simulation::warp());",
+    CLUSTER_BARRIER: "meet(*simulation::block().cluster_barrier);",
+    "fence.acq_rel.gpu": "fence();",
+    "fence.mbarrier_init.release.cluster": "",  # a cluster barrier follows
+    "ret": "return;",
+    "trap": 'fail("trap", 0);',
+}
+# By its name.
 EXACT: dict[str, Callable[[list[str]], str]] = {
-    "bar.sync": lambda args: "bar_sync();",
-    "bar.warp.sync": lambda args: "bar_warp_sync();",
-    "barrier.cluster.arrive.release.aligned": lambda args: "",  # the wait follows
-    "barrier.cluster.wait.acquire.aligned": lambda args: "cluster_wait();",
     "bra": lambda args: f"goto {args[0].strip('$')};",
     "bra.uni": lambda args: f"goto {args[0].strip('$')};",
-    "ret": lambda args: "return;",
-    "trap": lambda args: 'fail("trap", 0);',
-    "exit": lambda args: "return;",
     "cvta.to.global.u64": lambda args: f"{value(args[0])} = {value(args[1])};",
     "bfi.b32": lambda args: call("bfi", args),
     "prmt.b32": lambda args: call("prmt", args),
@@ -113,12 +116,14 @@ EXACT: dict[str, Callable[[list[str]], str]] = {
     "rcp.approx.ftz.f32": lambda args: call("rcp_approx_ftz_f32", args),
     "rcp.approx.ftz.f64": lambda args: call("rcp_approx_ftz_f64", args),
     "mapa.shared::cluster.u32": lambda args: call("mapa", args),
-    "shfl.sync.bfly.b32": lambda args: call("shfl_bfly", [args[0].split("|")[0], *args[1:]]),
+    "shfl.sync.bfly.b32": lambda args: (
+        call("shfl_bfly", [args[0].split("|")[0], *args[1:]])
+        + f" {value(args[0].split('|')[1])} = true;"
+    ),
+    "not.pred": lambda args: f"{value(args[0])} = !{value(args[1])};",
     "ld.acquire.gpu.u32": lambda args: f"{value(args[0])} = ld_acquire({address(args[1])});",
     "ld.global.cg.v4.u32": lambda args: memory(["ld", "global", "u32"], args),
     "st.relaxed.gpu.u32": lambda args: f"st_relaxed({address(args[0])}, {value(args[1])});",
-    "fence.acq_rel.gpu": lambda args: "fence();",
-    "fence.mbarrier_init.release.cluster": lambda args: "",  # for the cluster barrier behind it
     "mbarrier.init.shared::cta.b64": lambda args: (
         f"mbarrier_init({address(args[0])}, {value(args[1])});"
     ),
@@ -132,45 +137,65 @@ EXACT: dict[str, Callable[[list[str]], str]] = {
         f"st_async({address(args[0])}, {value(args[1])}, {address(args[2])});"
     ),
 }
-# By the first word, where all other words but the type, the last, say how.
+# What C++ has a template for, by the operation and the types that it is known to be right for.
 ARITHMETIC = {
-    *("add", "sub", "neg", "abs", "min", "max", "div", "rem", "shl", "shr", "selp", "copysign"),
-    *("and", "or", "xor", "not", "add.rn", "mul.rn", "mul", "mul.lo", "mul.wide", "mad.lo"),
-    *("fma.rn", "fma.rm", "rcp.rn"),
-    *(f"setp.{c}" for c in ["eq", "ne", "neu", "lt", "le", "gt", "ge", "ltu", "leu", "gtu", "geu"]),
+    **dict.fromkeys(("add", "sub"), ("s32", "s64", "f32", "f64")),
+    **dict.fromkeys(("mul", "fma.rn", "rcp.rn", "copysign"), ("f32", "f64")),
+    "neg": ("s32", "f32", "f64"),
+    **dict.fromkeys(("add.rn",), ("f64",)),
+    **dict.fromkeys(("abs", "fma.rm"), ("f32",)),
+    **dict.fromkeys(("min", "max", "mul.lo"), ("s32", "s64")),
+    **dict.fromkeys(("div", "rem"), ("s32", "u32", "s64", "u64")),
+    **dict.fromkeys(("and", "or", "xor", "not", "shl"), ("b16", "b32", "b64")),
+    "shr": ("s32", "u32", "s64", "u64"),
+    "mul.wide": ("s32", "u32"),
+    "mad.lo": ("s32",),
+    "selp": ("b16", "u16", "b32", "u32", "f32", "b64", "u64", "f64"),
+    **{f"setp.{c}": ("b16", "s16", "b32", "s32", "s64", "f32", "f64") for c in ("eq", "ne")},
+    **{f"setp.{c}": ("s32", "u32", "s64", "f32", "f64") for c in ("lt", "le", "gt", "ge")},
+    **{f"setp.{c}": ("f32", "f64") for c in ("neu", "ltu", "leu", "gtu", "geu")},
 }
-CONVERSIONS = ("", "rn", "rzi", "rn.ftz")
+CONVERSIONS = {
+    *("cvt.s64.s32", "cvt.u64.u32", "cvt.u32.u64", "cvt.u16.u32", "cvt.u16.u64"),
+    *("cvt.f64.f32", "cvt.f32.f16", "cvt.f32.bf16"),
+    *("cvt.rn.f32.f64", "cvt.rn.f16.f32", "cvt.rn.bf16.f32"),
+}
+LOGIC = {"and.pred": " && ", "or.pred": " || ", "xor.pred": " != "}
 
 
 def instruction(text: str) -> str:
     name, _, rest = text.partition(" ")
     args = operands_of(rest)
-    if name in EXACT:
-        return EXACT[name](args)
     parts = name.split(".")
     head, type_ = ".".join(parts[:-1]), parts[-1]
+    if name in EXACT:
+        return EXACT[name](args)
+    if text in WHOLE:
+        return WHOLE[text]
     if parts[0] == "mov":
         return mov(type_, *args)
     if re.fullmatch(r"(ld\.(param|global|shared)|st\.(global|shared))(\.v[24])?\.\w+", name):
         return memory(parts, args)
     if parts[0] == "mma":
         return mma(parts, args)
-    if parts[0] == "cvt" and ".".join(parts[1:-2]) in CONVERSIONS:
+    if name in CONVERSIONS:
         return call(f"cvt<{parts[-2]}, {type_}>", args)
-    if type_ == "pred" and parts[0] in ("and", "or", "xor", "not"):
+    if name in LOGIC:
         to, *sources = map(value, args)
-        joined = {"and": " && ", "or": " || ", "xor": " != ", "not": ""}[parts[0]].join(sources)
-        return f"{to} = {'!' if parts[0] == 'not' else ''}{joined};"
-    if head in ARITHMETIC:
-        function = head.removesuffix(".lo") if head == "mul.lo" else head
-        function = function if function.startswith("fma") else function.removesuffix(".rn")
-        return call(f"{WORDS.get(function, function).replace('.', '_')}<{type_}>", args)
+        return f"{to} = {LOGIC[name].join(sources)};"
+    if type_ in ARITHMETIC.get(head, ()):
+        operation = head.removesuffix(".lo") if head == "mul.lo" else head.removesuffix(".rn")
+        return call(f"{operation.replace('.', '_')}_<{type_}>", args)
     raise ValueError(f"instruction {text}")
 
 
 def statements(body: str) -> Iterator[str]:
     """Labels with their colon, braces of scopes, and what ends in a semicolon, without it."""
     body = re.sub(r"//[^\n]*", "", body)
+    halves = (
+        r"barrier\.cluster\.arrive\.release\.aligned;\s*barrier\.cluster\.wait\.acquire\.aligned;"
+    )
+    body = re.sub(halves, f"{CLUSTER_BARRIER};", body)
     while body := body.strip():
         if body[0] in "{}":
             yield body[0]
@@ -183,7 +208,7 @@ def statements(body: str) -> Iterator[str]:
             yield " ".join(text.split())
 
 
-def function(name: str, body: str) -> str:
+def definition(name: str, body: str) -> str:
     lines = [f"void {name}(u64 _params) {{"]
     for text in statements(body.replace(f"{name}_param_0", "%params")):
         if text in "{}" or text.endswith(":"):
@@ -211,7 +236,7 @@ def translate(ptx: str) -> list[str]:
     kernels = re.findall(r"^\.visible \.entry (\w+)\(.*?^\)[^{]*^{\n(.*?)^}$", ptx, re.S | re.M)
     if len(kernels) != ptx.count(".entry"):
         raise ValueError("a kernel that is not understood")
-    functions = [function(name, body) for name, body in kernels]
+    functions = [definition(name, body) for name, body in kernels]
     head, end = '#include "ptx.h"\n\nnamespace ptx {\nnamespace {', "}\n}\n"
     few = 6
     return [
@@ -219,9 +244,11 @@ def translate(ptx: str) -> list[str]:
     ]
 
 
-def compile(source: Path, architecture: str, includes: list[str]) -> list[str]:
+def compile_kernels(
+    source: Path, folder: Path, architecture: str, includes: list[str]
+) -> list[str]:
     """Compiles a CUDA source for a GPU such as "90"; the paths of C++ sources of its kernels."""
-    ptx = source.with_suffix(f".{architecture}.ptx")
+    ptx = folder / f"{source.stem}.ptx"
     nvcc = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin/nvcc"
     command = [nvcc, "-x", "cu", "-std=c++20", "-O3", f"-arch=compute_{architecture}", "-ptx"]
     command += ["-DUSE_CUDA", TARGET]
@@ -229,7 +256,7 @@ def compile(source: Path, architecture: str, includes: list[str]) -> list[str]:
     subprocess.run(command, check=True)
     paths = []
     for i, text in enumerate(translate(ptx.read_text())):
-        path = source.with_name(f"{source.stem}_{architecture}_{i}.ptx.cpp")
+        path = folder / f"{source.stem}_{i}.ptx.cpp"
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
         paths.append(str(path))

@@ -1,8 +1,9 @@
 // Finds data races of simulated threads: two accesses to the same memory, one of them a write, with
 // nothing between that orders them. What orders is PTX's causality order: barriers of a warp, a CTA
-// and a cluster; a flag that is stored behind a fence and loaded with acquire; an mbarrier. By
-// vector clocks, as ThreadSanitizer does it; the order in which threads happened to run is no part
-// of it.
+// and a cluster; a flag that is stored behind a fence and loaded with acquire; an mbarrier, which
+// vouches for the stores that it counted, and of their senders for no more than what these had
+// behind a barrier. By vector clocks, as ThreadSanitizer does it: the order in which threads
+// happened to run is no part of it. Takes 4 bytes for every pair of threads of a launch.
 #pragma once
 
 #include <unordered_map>
@@ -11,7 +12,7 @@
 
 namespace simulation {
 
-// By thread of the launch, and behind them, once there are any, by the asynchronous stores of each.
+// By thread of the launch, and behind them, as they come, by mbarrier, whose clock is its phase.
 using Clocks = std::vector<uint32_t>;
 
 __attribute__((optimize("O3"))) inline void join(Clocks& into, const Clocks& from) {
@@ -67,25 +68,31 @@ class Races {
   void store_flag(const void* flag) { flags_[flag] = fenced_[thread_of(self())]; }
   void load_flag(const void* flag) { join(clocks_[thread_of(self())], flags_[flag]); }
 
+  void init(const void* barrier) { write(barrier, 8); }
   // What a phase of an mbarrier gathers, and those who wait for its end take.
   void arrive(const void* barrier, uint32_t phase) {
     const uint32_t thread = thread_of(self());
+    read(barrier, 8);
     gather(barrier, phase, clocks_[thread]);
     ++clocks_[thread][thread];
   }
   void wait(const void* barrier, uint32_t phase) {
-    join(clocks_[thread_of(self())], phases_[barrier][phase % 2].clocks);
+    read(barrier, 8);
+    join(clocks_[thread_of(self())], phases_[barrier].gathered[phase % 2].clocks);
   }
 
-  // An asynchronous store: what calls this one's result, with the barrier's phase, makes it arrive.
+  // An asynchronous store: what this returns, called with the barrier's phase, makes it arrive.
   auto send(const void* to, size_t size, const void* barrier) {
-    const uint32_t thread = thread_of(self()), agent = thread + uint32_t(clocks_.size());
-    Clocks clocks = clocks_[thread];
-    clocks.resize(2 * clocks_.size());
-    const Epoch epoch{agent, clocks[agent] = ++sent_[thread]};
-    return [this, to, size, barrier, epoch, clocks = std::move(clocks)](uint32_t phase) {
+    const uint32_t thread = thread_of(self());
+    return [this, to, size, barrier, thread, clocks = clocks_[thread]](uint32_t phase) {
+      const Epoch epoch{clock_of(barrier), phase + 1};
+      check_written(barrier, 8, clocks);
       write(to, size, epoch, clocks);
-      gather(barrier, phase, clocks);
+      Clocks counted = clocks;
+      --counted[thread];
+      if (counted.size() <= epoch.thread) counted.resize(epoch.thread + 1);
+      counted[epoch.thread] = epoch.clock;
+      gather(barrier, phase, counted);
     };
   }
 
@@ -99,13 +106,17 @@ class Races {
     uint32_t number = 0;
     Clocks clocks;
   };
+  struct MessageBarrierClocks {
+    uint32_t clock = 0;  // where it stands among the clocks; 0 as long as it has none
+    Phase gathered[2];
+  };
 
   void start() {
     launch_ = machine().launches;
     const dim3& grid = machine().grid;
     const size_t count = size_t(grid.x) * grid.y * machine().block.x;
     cells_.clear(), flags_.clear(), phases_.clear();
-    sent_.assign(count, 0);
+    barriers_ = 0;
     fenced_.assign(count, {});
     clocks_.assign(count, Clocks(count));
     for (size_t i = 0; i < count; ++i) clocks_[i][i] = 1;
@@ -133,25 +144,38 @@ class Races {
     });
   }
 
+  void check_written(const void* at, size_t size, const Clocks& clocks) {
+    each_cell(at, size,
+              [&](Cell& cell) { check(cell.written, clocks, "a use of a barrier after a write"); });
+  }
+
   void check(Epoch earlier, const Clocks& now, const char* what) {
     if (!earlier.before(now) && machine().failure.empty()) {
-      machine().failure = std::string("a data race: ") + what + " of thread " +
-                          std::to_string(earlier.thread % clocks_.size());
+      machine().failure =
+          std::string("a data race: ") + what + " of " +
+          (earlier.thread < clocks_.size() ? "thread " + std::to_string(earlier.thread)
+                                           : std::string("an asynchronous store"));
     }
   }
 
+  uint32_t clock_of(const void* barrier) {
+    uint32_t& clock = phases_[barrier].clock;
+    if (clock == 0) clock = uint32_t(clocks_.size()) + barriers_++;
+    return clock;
+  }
+
   void gather(const void* barrier, uint32_t phase, const Clocks& clocks) {
-    Phase& gathered = phases_[barrier][phase % 2];
+    Phase& gathered = phases_[barrier].gathered[phase % 2];
     if (gathered.number != phase) gathered = {phase, {}};
     join(gathered.clocks, clocks);
   }
 
   int64_t launch_ = -1;
+  uint32_t barriers_ = 0;
   std::vector<Clocks> clocks_, fenced_;
-  std::vector<uint32_t> sent_;
   std::unordered_map<uintptr_t, Cell> cells_;
   std::unordered_map<const void*, Clocks> flags_;
-  std::unordered_map<const void*, Phase[2]> phases_;
+  std::unordered_map<const void*, MessageBarrierClocks> phases_;
 };
 
 }  // namespace simulation

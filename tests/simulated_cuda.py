@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent.parent
+PTX = os.environ.get("FASTRNN_PTX", "")  # of which GPU the kernels' PTX runs; empty: their C++
+ARCHITECTURE = int(PTX or 90)
 
 
 def build(folder: Path) -> ModuleType:
-    """After changes only. Registers the ops of the library fastrnn_simulation.
-
-    FASTRNN_PTX names a GPU: then the kernels run as nvcc compiles them for it, to PTX.
-    """
+    """After changes only. Registers the ops of the library fastrnn_simulation."""
     register_mm_of_16_bits_to_float32()
     flags = ["-std=c++20", "-O1", "-g0", "-w", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
     # Not torch's copy of it, which some versions of torch forbid beside their stable interface.
@@ -27,10 +26,10 @@ def build(folder: Path) -> ModuleType:
     flags += ["-DFRNN_CUDA_SIMULATION", ptx.TARGET]
     kernels = kernel_sources(folder)
     sources = [str(ROOT / "tests/cuda_simulation.cpp"), *kernels]
-    if architecture := os.environ.get("FASTRNN_PTX"):
+    if PTX:
         includes = [str(ROOT / "csrc"), *cpp_extension.include_paths()]
-        for kernel in kernels:
-            sources += ptx.compile(Path(kernel), architecture, includes)
+        for source in (*kernels, ROOT / "csrc/cuda/sequence.cu"):
+            sources += ptx.compile_kernels(Path(source), folder, PTX, includes)
         flags.append("-fwrapv")
     return cpp_extension.load("cuda_simulation", sources, flags, build_directory=str(folder))
 
@@ -65,6 +64,6 @@ def configure(
     seed: int = 0,
     resident: int = 132,
     step_limit: int = 10**8,
-    arch: int = 90,
+    arch: int = ARCHITECTURE,
 ) -> None:
     simulation.configure(seed, resident, step_limit, arch)

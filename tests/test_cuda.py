@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cuda_scans import ARITHMETICS, CPU, GPU, PATHS, SIMULATION, Backend, Scan, differences
-from simulated_cuda import configure
+from simulated_cuda import ARCHITECTURE, configure
 from torch.profiler import ProfilerActivity, profile
 
 from fastrnn import ops
@@ -32,8 +32,11 @@ def force(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Force:
     """Lets calls take one path only."""
 
     def force(path: str) -> None:
-        if backend == GPU and path == "C" and torch.cuda.get_device_capability() < (9, 0):
-            pytest.skip("this GPU has no clusters")
+        major, minor = divmod(ARCHITECTURE, 10)
+        if backend == GPU:
+            major, minor = torch.cuda.get_device_capability()
+        if (major, minor) < {"F": (0, 0), "C": (9, 0)}.get(path, (8, 0)):
+            pytest.skip(f"no GPU for path {path}")
         monkeypatch.setenv("FASTRNN_CUDA_PATH", path)
 
     return force

@@ -1,7 +1,6 @@
 #include "sequence.h"
 
 namespace fastrnn::cuda {
-namespace {
 
 __global__ void upload(const __grid_constant__ UploadArgs a) {
   const int64_t i = thread_index();
@@ -102,8 +101,6 @@ __global__ void unproject(const __grid_constant__ ProjectionArgs a) {
 template <class T>
 constexpr SequenceKernels kKernels = {copy_rows<T, true>, copy_rows<T, false>, previous_h<T>,
                                       project<T>,         start_unproject<T>,  unproject<T>};
-
-}  // namespace
 
 const SequenceKernels& sequence_kernels(Type type) {
   static const SequenceKernels all[] = {kKernels<float>, kKernels<double>, kKernels<BFloat16>,
