@@ -37,26 +37,10 @@ struct Registration {
 // ---- registers
 // -----------------------------------------------------------------------------------
 
-template <size_t kBytes>
-struct BitsOf;
-template <>
-struct BitsOf<1> {
-  using type = u8;
-};
-template <>
-struct BitsOf<2> {
-  using type = u16;
-};
-template <>
-struct BitsOf<4> {
-  using type = u32;
-};
-template <>
-struct BitsOf<8> {
-  using type = u64;
-};
 template <class T>
-using Bits = typename BitsOf<sizeof(T)>::type;
+using Bits = std::conditional_t<
+    sizeof(T) == 1, u8,
+    std::conditional_t<sizeof(T) == 2, u16, std::conditional_t<sizeof(T) == 4, u32, u64>>>;
 
 template <class T>
 Bits<T> bits(T value) {
