@@ -106,8 +106,10 @@ class Backward {
     return slice.part((p_.output_size + W - 1) / W, direction_[0].hh.vectors());
   }
 
-  // d(loss)/dr of the slice's rows at step i, which the product of the step before reads.
-  const C* gates(const Slice& slice, int64_t i) const {
+  // d(loss)/dr of the slice's rows at step i, which the product of the step before reads; null
+  // where no row ran at step i, because there may be no such step.
+  const C* gates(const Slice& slice, int64_t i, int64_t rows) const {
+    if (rows == 0) return nullptr;
     const Buffer<C>& all = kernels_.additive ? dx_ : dr_;
     return all.get() + row_of(slice.direction, slice.running(slice.time(i), 0)) * gate_stride_;
   }
@@ -165,7 +167,7 @@ class Backward {
             state_stride_, active, active);
     } else {
       make_rows(slice, i, active, after);
-      cells(slice, direction_[slice.direction].hh, gates(slice, i + 1), gate_stride_, after,
+      cells(slice, direction_[slice.direction].hh, gates(slice, i + 1, after), gate_stride_, after,
             std::max(active, after));
     }
     member.wait();
@@ -197,8 +199,9 @@ class Backward {
   void output_gradients(const Slice& slice, int64_t i, int64_t active, int64_t after) const {
     const Range own = outputs(slice);
     if (after) {
-      direction_[slice.direction].hh.multiply(after, gates(slice, i + 1), gate_stride_, own.begin,
-                                              own.end, nullptr, 0, product(slice), product_stride_);
+      direction_[slice.direction].hh.multiply(after, gates(slice, i + 1, after), gate_stride_,
+                                              own.begin, own.end, nullptr, 0, product(slice),
+                                              product_stride_);
     }
     const int64_t t = slice.time(i);
     for (int64_t m = 0; m < std::max(active, after); ++m) {
@@ -283,7 +286,8 @@ class Backward {
       output_gradients(slice, -1, 0, after);
     } else {
       make_rows(slice, -1, 0, after);
-      cells(slice, direction_[slice.direction].hh, gates(slice, 0), gate_stride_, after, after);
+      cells(slice, direction_[slice.direction].hh, gates(slice, 0, after), gate_stride_, after,
+            after);
     }
     for (int k = 0; k < kernels_.states; ++k) {
       const bool outputs = k == 0 && projected();
