@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cells/cells.h"
+#include "cells/layout.h"
 #include "scan.h"
 
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK  // as PyTorch 2.11 calls it
@@ -28,19 +28,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
-
-// The constants of a cell that checks need.
-struct CellInfo {
-  const char* name;
-  int gates, states, saved;
-  bool projected;
-};
-
-inline constexpr CellInfo kCellInfos[] = {
-#define FRNN_INFO(name, Cell) {name, Cell::kGates, Cell::kStates, Cell::kSaved, Cell::kProjected},
-    FRNN_CELLS(FRNN_INFO)
-#undef FRNN_INFO
-};
 
 // The arguments that scan and scan_backward share.
 struct ScanArguments {
@@ -105,9 +92,9 @@ class ScheduleStorage {
                      [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
     for (int64_t b : order_) lengths_.push_back(lengths[b]);
     firsts_.assign(1, 0);
-    for (int64_t t = 0, running = batch; t < steps; ++t) {
-      while (running > 0 && lengths_[running - 1] <= t) --running;
-      firsts_.push_back(firsts_.back() + running);
+    for (int64_t t = 0, active = batch; t < steps; ++t) {
+      while (active > 0 && lengths_[active - 1] <= t) --active;
+      firsts_.push_back(firsts_.back() + active);
     }
     finish();
   }
@@ -146,7 +133,7 @@ class ScheduleStorage {
 // One call: ScanParams and all that they point to.
 class Scan {
  public:
-  explicit Scan(ScanArguments args) : args_(std::move(args)), info_(find_cell()) {
+  explicit Scan(ScanArguments args) : args_(std::move(args)) {
     check_input();
     check_weights();
     check_states();
@@ -155,10 +142,8 @@ class Scan {
 
   ScanParams params;
 
-  const CellInfo& info() const { return info_; }
+  const CellLayout& cell() const { return kCells[params.cell].layout; }
   bool empty() const { return params.schedule.batch == 0; }
-  bool projected() const { return projection_; }
-  bool has_bias() const { return bias_; }
   ScalarType type() const { return args_.x.scalar_type(); }
   ScalarType compute_type() const {
     return type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -176,8 +161,30 @@ class Scan {
     return one_step_ ? Shape{batch, size} : Shape{params.directions, batch, size};
   }
   // Of a buffer that only backward reads: [rows of x, D, features].
-  Shape saved_shape(int64_t features) const {
-    return {args_.x.numel() / params.input_size, params.directions, features};
+  Shape saved_shape() const {
+    return {args_.x.numel() / params.input_size, params.directions,
+            cell().saved * params.hidden_size};
+  }
+  // The weights of a direction, in their order.
+  struct WeightKind {
+    void* Weights::* slot;
+    const char* name;
+    Shape shape;
+  };
+  std::vector<WeightKind> weight_kinds() const {
+    const int64_t hidden = params.hidden_size, output = params.output_size;
+    const int64_t x_rows = cell().x_blocks * hidden, h_rows = cell().h_blocks * hidden;
+    std::vector<WeightKind> kinds{{&Weights::ih, "weight_ih", {x_rows, params.input_size}},
+                                  {&Weights::hh, "weight_hh", {h_rows, output}}};
+    if (bias_) {
+      kinds.push_back({&Weights::bias_ih, "bias_ih", {x_rows}});
+      kinds.push_back({&Weights::bias_hh, "bias_hh", {h_rows}});
+    }
+    if (cell().projected) kinds.push_back({&Weights::hr, "weight_hr", {output, hidden}});
+    if (cell().weights) {
+      kinds.push_back({&Weights::peephole, "weight_peephole", {cell().weights * hidden}});
+    }
+    return kinds;
   }
   bool may_pad() const { return args_.lengths.has_value(); }
 
@@ -194,7 +201,7 @@ class Scan {
         torch::stable::detail::to<int32_t>(dtype), device_type_, device_index_, &handle));
     return Tensor(handle);
   }
-  // What padding is not written must read as zero.
+  // Padding is never written, so it must start as zeros.
   Tensor sequence_tensor(const Shape& shape, ScalarType type) const {
     return may_pad() ? torch::stable::new_zeros(args_.x, shape, type) : empty_tensor(shape, type);
   }
@@ -244,16 +251,23 @@ class Scan {
                " tensors are not at the same device");
   }
 
-  const CellInfo& find_cell() {
-    for (const CellInfo& info : kCellInfos) {
-      if (args_.cell == info.name) {
-        params.cell = int(&info - kCellInfos);
-        return info;
-      }
+  // The forms of the cell that the call names: the entries of kCells from `first` to `end`.
+  struct Forms {
+    int first = 0, end = 0;
+  };
+  Forms find_forms() const {
+    Forms forms;
+    for (int i = 0; i < int(std::size(kCells)); ++i) {
+      if (args_.cell != kCells[i].name) continue;
+      if (forms.end == 0) forms.first = i;
+      forms.end = i + 1;
     }
+    if (forms.end > 0) return forms;
     std::string known;
-    for (const CellInfo& info : kCellInfos) {
-      known += std::string(known.empty() ? "" : ", ") + info.name;
+    std::string_view last;
+    for (const NamedLayout& cell : kCells) {
+      if (cell.name != last) known += std::string(known.empty() ? "" : ", ") + cell.name;
+      last = cell.name;
     }
     FRNN_CHECK(false, "Unknown cell '", args_.cell, "'; there are ", known);
   }
@@ -320,44 +334,60 @@ class Scan {
     return torch::stable::contiguous(t);
   }
 
+  // The number of weights says whether there are biases and a projection, and the rows of weight_ih
+  // whether x itself goes into a gate; both together choose the cell's form.
   void check_weights() {
+    const Forms forms = find_forms();
+    const CellLayout& any = kCells[forms.first].layout;
     const size_t count = args_.weights.size() / params.directions;
-    FRNN_CHECK(count * params.directions == args_.weights.size() && 2 <= count && count <= 5,
-               "Expected 2 to 5 weights per direction, got ", args_.weights.size(), " for ",
-               params.directions, " directions");
-    bias_ = count >= 4;
-    projection_ = count % 2 == 1;
-    FRNN_CHECK(!projection_ || info_.projected, "cell '", info_.name,
-               "' does not support a projection, which ", count,
-               " weights per direction would have; without one there are 2, or 4 with biases");
+    const size_t own = any.weights ? 1 : 0;  // peepholes
+    FRNN_CHECK(
+        count * params.directions == args_.weights.size() && 2 + own <= count && count <= 5 + own,
+        "Expected ", 2 + own, " to ", 5 + own, " weights per direction, got ", args_.weights.size(),
+        " for ", params.directions, " directions");
+    bias_ = count - own >= 4;
+    const bool projected = (count - own) % 2 == 1;
     const Tensor& hh = args_.weights[1];
-    FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % info_.gates == 0,
-               "weight_hh must be of shape [", info_.gates, " * hidden_size, hidden_size], got ",
+    FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % any.h_blocks == 0,
+               "weight_hh must be of shape [", any.h_blocks, " * hidden_size, hidden_size], got ",
                describe(shape_of(hh)));
-    params.hidden_size = hh.size(0) / info_.gates;
-    params.output_size = projection_ ? hh.size(1) : params.hidden_size;
-    const int64_t rows = hh.size(0);
+    params.hidden_size = hh.size(0) / any.h_blocks;
+    params.output_size = projected ? hh.size(1) : params.hidden_size;
+    choose_form(forms, projected);
+    const int64_t ih_rows = cell().x_blocks * params.hidden_size;
+    FRNN_CHECK(!cell().takes_x() || params.input_size == params.hidden_size, "cell '", args_.cell,
+               "' takes x itself where weight_ih has ", ih_rows,
+               " rows, and then needs as many inputs as hidden units, got ", params.input_size,
+               " and ", params.hidden_size);
+    const std::vector<WeightKind> kinds = weight_kinds();
+    const Tensor* weight = args_.weights.data();
     for (int64_t d = 0; d < params.directions; ++d) {
-      const Tensor* w = &args_.weights[d * count];
-      Weights& out = params.weights[d];
-      out.ih = hold_contiguous(w[0], {rows, params.input_size}, "weight_ih").data_ptr();
-      out.hh = hold_contiguous(w[1], {rows, params.output_size}, "weight_hh").data_ptr();
-      if (bias_) {
-        out.bias_ih = hold_contiguous(w[2], {rows}, "bias_ih").data_ptr();
-        out.bias_hh = hold_contiguous(w[3], {rows}, "bias_hh").data_ptr();
-      }
-      if (projection_) {
-        const Shape shape{params.output_size, params.hidden_size};
-        out.hr = hold_contiguous(w[count - 1], shape, "weight_hr").data_ptr();
+      for (const WeightKind& kind : kinds) {
+        params.weights[d].*kind.slot = hold_contiguous(*weight++, kind.shape, kind.name).data_ptr();
       }
     }
   }
 
+  void choose_form(Forms forms, bool projected) {
+    const Tensor& ih = args_.weights[0];
+    const int64_t rows = ih.dim() == 2 ? ih.size(0) : 0;
+    int best = -1;
+    for (int i = forms.first; i < forms.end; ++i) {
+      const CellLayout& form = kCells[i].layout;
+      if (form.projected != projected) continue;
+      if (best < 0 || form.x_blocks * params.hidden_size == rows) best = i;
+    }
+    FRNN_CHECK(best >= 0, "cell '", args_.cell, "' does not support a projection, which ",
+               args_.weights.size() / params.directions,
+               " weights per direction would have; without one there are 2, or 4 with biases");
+    params.cell = best;
+  }
+
   void check_states() {
     if (args_.states.empty()) return;
-    FRNN_CHECK(args_.states.size() == size_t(info_.states), "cell '", info_.name, "' has ",
-               info_.states, " states, got ", args_.states.size());
-    for (int k = 0; k < info_.states; ++k) {
+    FRNN_CHECK(args_.states.size() == size_t(cell().states), "cell '", args_.cell, "' has ",
+               cell().states, " states, got ", args_.states.size());
+    for (int k = 0; k < cell().states; ++k) {
       params.initial[k] = state(hold(args_.states[k], state_shape(k), type(), "hidden state"));
     }
   }
@@ -374,11 +404,10 @@ class Scan {
   }
 
   ScanArguments args_;
-  const CellInfo& info_;
   std::optional<ScheduleStorage> schedule_;
   Tensors held_;  // what params point into
   int32_t device_type_ = 0, device_index_ = 0;
-  bool one_step_ = false, bias_ = false, projection_ = false;
+  bool one_step_ = false, bias_ = false;
 };
 
 }  // namespace fastrnn

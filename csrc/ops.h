@@ -1,65 +1,62 @@
-// The two ops, for any backend: check, allocate, run. A backend registers them with its own run.
+// The two ops, for any backend: check, allocate, run.
+//
+// A backend is a class that is made of the input and of allow_tf32, and has forward and backward,
+// which take ScanParams. It registers scan<Backend> and scan_backward<Backend>.
 #pragma once
 
 #include "check.h"
 
 namespace fastrnn {
 
-// Returns y, the last states, and, to be saved for backward: the states 1 and on of every step, the
-// cell's saved values, and h before the projection if there is one.
-template <class Run>
-Tensors scan(ScanArguments args, bool save, Run run) {
-  Scan scan(std::move(args));
+// Returns y, the last states, and, to be saved for backward, the states 1 and on of every step and
+// the cell's saved values.
+template <class Backend>
+Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
+             std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes,
+             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save,
+             bool allow_tf32) {
+  Backend backend(x, allow_tf32);
+  Scan scan({std::move(cell), std::move(x), std::move(states), std::move(weights),
+             std::move(lengths), std::move(batch_sizes), std::move(resets), bidirectional,
+             batch_first});
   ScanParams& p = scan.params;
   Tensors out;
   auto add = [&](Tensor t) -> const Tensor& { return out.emplace_back(std::move(t)); };
 
   const Shape y = scan.sequence_shape(p.directions * p.output_size);
   p.y = scan.sequence(add(scan.sequence_tensor(y, scan.type())));
-  for (int k = 0; k < scan.info().states; ++k) {
+  for (int k = 0; k < scan.cell().states; ++k) {
     p.last[k] = scan.state(add(scan.empty_tensor(scan.state_shape(k), scan.type())));
   }
   if (save) {
     const Shape steps = scan.sequence_shape(p.directions * p.hidden_size);
-    for (int k = 1; k < scan.info().states; ++k) {
+    for (int k = 1; k < scan.cell().states; ++k) {
       p.steps[k] = scan.sequence(add(scan.sequence_tensor(steps, scan.compute_type())));
     }
-    const Shape saved = scan.saved_shape(scan.info().saved * p.hidden_size);
-    p.saved = add(scan.empty_tensor(saved, scan.type())).data_ptr();
-    if (scan.projected()) {
-      p.hidden = add(scan.empty_tensor(scan.saved_shape(p.hidden_size), scan.type())).data_ptr();
-    }
+    p.saved = add(scan.empty_tensor(scan.saved_shape(), scan.type())).data_ptr();
   }
-  if (!scan.empty()) run(p);
+  if (!scan.empty()) backend.forward(p);
   return out;
 }
-
-// A line for each cell: name, gates, states, saved values.
-inline std::string cells() {
-  std::string lines;
-  for (const CellInfo& info : kCellInfos) {
-    lines += std::string(info.name) + " " + std::to_string(info.gates) + " " +
-             std::to_string(info.states) + " " + std::to_string(info.saved) + "\n";
-  }
-  return lines;
-}
-
-struct BackwardNeeds {
-  bool x, states, weights;
-};
 
 // grads: of y, the last states, and the states 1 and on of every step; outputs: all that scan
 // returned with save but the last states. Returns the gradients needed, in the order of x, states,
 // weights.
-template <class Run>
-Tensors scan_backward(ScanArguments args, const std::vector<std::optional<Tensor>>& grads,
-                      const Tensors& outputs, BackwardNeeds needs, Run run) {
-  Scan scan(std::move(args));
+template <class Backend>
+Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell, Tensor x,
+                      Tensors states, Tensors weights, std::optional<Tensor> lengths,
+                      std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
+                      bool bidirectional, bool batch_first, Tensors outputs, bool needs_x,
+                      bool needs_states, bool needs_weights, bool allow_tf32) {
+  Backend backend(x, allow_tf32);
+  Scan scan({std::move(cell), std::move(x), std::move(states), std::move(weights),
+             std::move(lengths), std::move(batch_sizes), std::move(resets), bidirectional,
+             batch_first});
   ScanParams& p = scan.params;
-  const int states = scan.info().states;
-  FRNN_CHECK(outputs.size() == size_t(states + 1 + scan.projected()), "Expected ",
-             states + 1 + scan.projected(), " saved outputs, got ", outputs.size());
-  FRNN_CHECK(grads.size() == size_t(2 * states), "Expected ", 2 * states, " gradients, got ",
+  const int count = scan.cell().states;
+  FRNN_CHECK(outputs.size() == size_t(count + 1), "Expected ", count + 1, " saved outputs, got ",
+             outputs.size());
+  FRNN_CHECK(grads.size() == size_t(2 * count), "Expected ", 2 * count, " gradients, got ",
              grads.size());
 
   const ScalarType type = scan.type(), compute = scan.compute_type();
@@ -67,49 +64,52 @@ Tensors scan_backward(ScanArguments args, const std::vector<std::optional<Tensor
   const Shape steps = scan.sequence_shape(p.directions * p.hidden_size);
   p.y = scan.sequence(scan.hold(outputs[0], y, type, "y"));
   if (grads[0]) p.grad_y = scan.sequence(scan.hold(*grads[0], y, type, "grad of output"));
-  for (int k = 0; k < states; ++k) {
+  for (int k = 0; k < count; ++k) {
     if (grads[1 + k]) {
       p.grad_last[k] =
           scan.state(scan.hold(*grads[1 + k], scan.state_shape(k), type, "grad of hidden state"));
     }
     if (k == 0) continue;
     p.steps[k] = scan.sequence(scan.hold(outputs[k], steps, compute, "states"));
-    if (grads[states + k]) {
+    if (grads[count + k]) {
       p.grad_steps[k] =
-          scan.sequence(scan.hold(*grads[states + k], steps, compute, "grad of states"));
+          scan.sequence(scan.hold(*grads[count + k], steps, compute, "grad of states"));
     }
   }
-  const Shape saved = scan.saved_shape(scan.info().saved * p.hidden_size);
-  p.saved = scan.hold_contiguous(outputs[states], saved, "saved values").data_ptr();
-  if (scan.projected()) {
-    const Shape hidden = scan.saved_shape(p.hidden_size);
-    p.hidden = scan.hold_contiguous(outputs[states + 1], hidden, "hidden").data_ptr();
-  }
+  p.saved = scan.hold_contiguous(outputs[count], scan.saved_shape(), "saved values").data_ptr();
 
   Tensors out;
   auto add = [&](Tensor t) -> const Tensor& { return out.emplace_back(std::move(t)); };
-  if (needs.x) p.grad_x = scan.sequence(add(scan.sequence_tensor(shape_of(scan.args().x), type)));
-  if (needs.states) {
-    for (int k = 0; k < states; ++k) {
+  if (needs_x) p.grad_x = scan.sequence(add(scan.sequence_tensor(shape_of(scan.args().x), type)));
+  if (needs_states) {
+    for (int k = 0; k < count; ++k) {
       p.grad_initial[k] = scan.state(add(scan.empty_tensor(scan.state_shape(k), type)));
     }
   }
-  if (needs.weights) {
-    const Tensors& weights = scan.args().weights;
-    const size_t count = weights.size() / p.directions;
-    for (size_t i = 0; i < weights.size(); ++i) {
-      // An empty batch has no gradient to speak of, and no kernel that writes it.
-      const Shape shape = shape_of(weights[i]);
-      const Tensor& grad = add(scan.empty() ? torch::stable::new_zeros(weights[i], shape)
-                                            : scan.empty_tensor(shape, type));
-      Weights& w = p.grad_weights[i / count];
-      void** const slots[] = {&w.ih, &w.hh, scan.has_bias() ? &w.bias_ih : &w.hr, &w.bias_hh,
-                              &w.hr};
-      *slots[i % count] = grad.data_ptr();
+  if (needs_weights) {
+    for (int64_t d = 0; d < p.directions; ++d) {
+      for (const Scan::WeightKind& kind : scan.weight_kinds()) {
+        // An empty batch has no gradient to speak of, and no kernel that writes it.
+        Tensor grad = scan.empty() ? torch::stable::new_zeros(scan.args().x, kind.shape, type)
+                                   : scan.empty_tensor(kind.shape, type);
+        p.grad_weights[d].*kind.slot = add(std::move(grad)).data_ptr();
+      }
     }
   }
-  if (!scan.empty()) run(p);
+  if (!scan.empty()) backend.backward(p);
   return out;
+}
+
+// A line for each form of each cell: its name; blocks of weight_ih and of weight_hh; states; saved
+// values; the units' own weights; whether h is projected, and whether x itself goes into a gate.
+inline std::string cells() {
+  std::ostringstream lines;
+  for (const auto& [name, cell] : kCells) {
+    lines << name << ' ' << cell.x_blocks << ' ' << cell.h_blocks << ' ' << cell.states << ' '
+          << cell.saved << ' ' << cell.weights << ' ' << cell.projected << ' ' << cell.takes_x()
+          << '\n';
+  }
+  return lines.str();
 }
 
 }  // namespace fastrnn

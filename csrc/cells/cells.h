@@ -1,12 +1,30 @@
-// The list of cells: name in Python, type. Nothing else in the C++ sources lists them.
+// The list of cells: name in Python, type. Nothing else in the C++ sources lists them. A name may
+// stand here several times, for forms that differ in the weights that they take: the weights of a
+// call say which one it is.
 #pragma once
 
 #include "gru.h"
 #include "lstm.h"
+#include "mut.h"
 #include "rnn.h"
 
-#define FRNN_CELLS(X)    \
-  X("lstm", Lstm)        \
-  X("gru", Gru)          \
-  X("rnn_tanh", RnnTanh) \
-  X("rnn_relu", RnnRelu)
+#define FRNN_CELLS(X)                       \
+  X("lstm", Lstm)                           \
+  X("lstm", LstmProjected)                  \
+  X("lstm_i", LstmNoInput)                  \
+  X("lstm_i", LstmNoInputProjected)         \
+  X("lstm_f", LstmNoForget)                 \
+  X("lstm_f", LstmNoForgetProjected)        \
+  X("lstm_o", LstmNoOutput)                 \
+  X("lstm_o", LstmNoOutputProjected)        \
+  X("lstm_peephole", LstmPeephole)          \
+  X("lstm_peephole", LstmPeepholeProjected) \
+  X("gru", Gru)                             \
+  X("gru_before", GruBefore)                \
+  X("rnn_tanh", RnnTanh)                    \
+  X("rnn_relu", RnnRelu)                    \
+  X("mut1", Mut1)                           \
+  X("mut1", Mut1Learned)                    \
+  X("mut2", Mut2)                           \
+  X("mut2", Mut2Learned)                    \
+  X("mut3", Mut3)

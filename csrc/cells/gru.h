@@ -1,38 +1,73 @@
 // Gated recurrent unit: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder"
-// (2014), with the reset gate applied after the recurrent product. Gates r z n, as in torch.nn.GRU.
+// (2014). Gates r z n.
 #pragma once
 
 #include "cell.h"
+#include "reset.h"
 
 namespace fastrnn {
 
-struct Gru {
-  static constexpr int kGates = 3, kStates = 1, kSaved = 4;
-  static constexpr bool kAdditive = false, kProjected = false;
+// The reset gate acts after the recurrent product, as in torch.nn.GRU, so that n needs apart what
+// it gets from x and from h.
+struct Gru : Phase {
+  static constexpr Gates<4> kGates{{{'r'}, {'z'}, {'n', kWx, kNoOperand}, {'n', kNoX, kH}}};
+  static constexpr int kStates = 1, kSaved = 4;
 
-  template <class V>
-  FRNN_HD static void forward(const V (&x)[3], const V (&r)[3], const V (&s)[1], V (&s1)[1],
-                              V (&z)[4]) {
-    V reset = sigmoid(x[0] + r[0]);
-    V update = sigmoid(x[1] + r[1]);
-    V candidate = tanh(x[2] + reset * r[2]);
-    s1[0] = candidate + update * (s[0] - candidate);
-    z[0] = reset, z[1] = update, z[2] = candidate, z[3] = r[2];
+  template <class Step>
+  FRNN_HD static void forward(Step& s) {
+    auto from_x = s.gate[2], from_h = s.gate[3];
+    auto r = sigmoid(s.gate[0]);
+    auto z = sigmoid(s.gate[1]);
+    auto n = tanh(from_x + r * from_h);
+    s.after[0] = n + z * (s.before[0] - n);
+    s.save(r, z, n, from_h);
   }
 
-  template <class V>
-  FRNN_HD static void backward(const V (&z)[4], const V (&s)[1], const V (&)[1], V (&ds)[1],
-                               V (&dx)[3], V (&dr)[3]) {
-    V reset = z[0], update = z[1], candidate = z[2], recurrent = z[3];
-    V d = ds[0];
-    dx[1] = d * (s[0] - candidate) * update * (V(1) - update);
-    dx[2] = d * (V(1) - update) * (V(1) - candidate * candidate);
-    dx[0] = dx[2] * recurrent * reset * (V(1) - reset);
-    dr[0] = dx[0];
-    dr[1] = dx[1];
-    dr[2] = dx[2] * reset;
-    ds[0] = d * update;
+  template <class Step>
+  FRNN_HD static void backward(Step& s) {
+    using V = typename Step::V;
+    V r = s.saved[0], z = s.saved[1], n = s.saved[2], from_h = s.saved[3];
+    V dh = s.grad[0], dn = dh * (V(1) - z) * (V(1) - n * n);
+    s.grad_gate[0] = dn * from_h * r * (V(1) - r);
+    s.grad_gate[1] = dh * (s.before[0] - n) * z * (V(1) - z);
+    s.grad_gate[2] = dn;
+    s.grad_gate[3] = dn * r;
+    s.grad[0] = dh * z;
   }
+};
+
+// The reset gate acts on h before the recurrent product, as published.
+struct GruBefore {
+  static constexpr int kStates = 1;
+  enum Operand { kResetH = 1 };
+
+  struct Reset : ResetOfH {
+    static constexpr Gates<1> kGates{{{'r'}}};
+  };
+
+  struct Candidate : Phase {
+    static constexpr Gates<2> kGates{{{'z'}, {'n', kWx, kResetH}}};
+    static constexpr int kSaved = 2;
+
+    template <class Step>
+    FRNN_HD static void forward(Step& s) {
+      auto z = sigmoid(s.gate[0]);
+      auto n = tanh(s.gate[1]);
+      s.after[0] = n + z * (s.before[0] - n);
+      s.save(z, n);
+    }
+
+    template <class Step>
+    FRNN_HD static void backward(Step& s) {
+      using V = typename Step::V;
+      V z = s.saved[0], n = s.saved[1], dh = s.grad[0];
+      s.grad_gate[0] = dh * (s.before[0] - n) * z * (V(1) - z);
+      s.grad_gate[1] = dh * (V(1) - z) * (V(1) - n * n);
+      s.grad[0] = dh * z;
+    }
+  };
+
+  using Phases = List<Reset, Candidate>;
 };
 
 }  // namespace fastrnn

@@ -6,41 +6,39 @@
 
 namespace fastrnn {
 
-struct RnnTanh {
-  static constexpr int kGates = 1, kStates = 1, kSaved = 0;
-  static constexpr bool kAdditive = true, kProjected = false;
+struct RnnTanh : Phase {
+  static constexpr Gates<1> kGates{{{'h'}}};
+  static constexpr int kStates = 1;
 
-  template <class V>
-  FRNN_HD static void forward(const V (&x)[1], const V (&r)[1], const V (&)[1], V (&s1)[1],
-                              V (&)[1]) {
-    s1[0] = tanh(x[0] + r[0]);
+  template <class Step>
+  FRNN_HD static void forward(Step& s) {
+    s.after[0] = tanh(s.gate[0]);
   }
 
-  template <class V>
-  FRNN_HD static void backward(const V (&)[1], const V (&)[1], const V (&s1)[1], V (&ds)[1],
-                               V (&dx)[1], V (&)[1]) {
-    dx[0] = ds[0] * (V(1) - s1[0] * s1[0]);
-    ds[0] = V(0);
+  template <class Step>
+  FRNN_HD static void backward(Step& s) {
+    using V = typename Step::V;
+    s.grad_gate[0] = s.grad[0] * (V(1) - s.after[0] * s.after[0]);
+    s.grad[0] = V(0);
   }
 };
 
-struct RnnRelu {
-  static constexpr int kGates = 1, kStates = 1, kSaved = 0;
-  static constexpr bool kAdditive = true, kProjected = false;
+// The comparisons let NaN through, as torch.relu and its gradient do.
+struct RnnRelu : Phase {
+  static constexpr Gates<1> kGates{{{'h'}}};
+  static constexpr int kStates = 1;
 
-  // The comparisons let NaN through, as torch.relu and its gradient do.
-  template <class V>
-  FRNN_HD static void forward(const V (&x)[1], const V (&r)[1], const V (&)[1], V (&s1)[1],
-                              V (&)[1]) {
-    V a = x[0] + r[0];
-    s1[0] = where(a < V(0), V(0), a);
+  template <class Step>
+  FRNN_HD static void forward(Step& s) {
+    using V = typename Step::V;
+    s.after[0] = where(s.gate[0] < V(0), V(0), s.gate[0]);
   }
 
-  template <class V>
-  FRNN_HD static void backward(const V (&)[1], const V (&)[1], const V (&s1)[1], V (&ds)[1],
-                               V (&dx)[1], V (&)[1]) {
-    dx[0] = where(s1[0] <= V(0), V(0), ds[0]);
-    ds[0] = V(0);
+  template <class Step>
+  FRNN_HD static void backward(Step& s) {
+    using V = typename Step::V;
+    s.grad_gate[0] = where(s.after[0] <= V(0), V(0), s.grad[0]);
+    s.grad[0] = V(0);
   }
 };
 

@@ -51,27 +51,12 @@ const Engine& engine() {
 
 Pool pool() { return {int(torch::stable::get_num_threads()), run_on_torch_threads}; }
 
-Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
-             std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes,
-             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save,
-             bool /*allow_tf32*/) {
-  return fastrnn::scan(
-      {std::move(cell), std::move(x), std::move(states), std::move(weights), std::move(lengths),
-       std::move(batch_sizes), std::move(resets), bidirectional, batch_first},
-      save, [](const ScanParams& p) { engine().forward(p, pool()); });
-}
+struct Backend {
+  Backend(const Tensor& /*x*/, bool /*allow_tf32*/) {}
 
-Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell, Tensor x,
-                      Tensors states, Tensors weights, std::optional<Tensor> lengths,
-                      std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
-                      bool bidirectional, bool batch_first, Tensors outputs, bool needs_x,
-                      bool needs_states, bool needs_weights, bool /*allow_tf32*/) {
-  return fastrnn::scan_backward(
-      {std::move(cell), std::move(x), std::move(states), std::move(weights), std::move(lengths),
-       std::move(batch_sizes), std::move(resets), bidirectional, batch_first},
-      grads, outputs, {needs_x, needs_states, needs_weights},
-      [](const ScanParams& p) { engine().backward(p, pool()); });
-}
+  void forward(const ScanParams& p) const { engine().forward(p, pool()); }
+  void backward(const ScanParams& p) const { engine().backward(p, pool()); }
+};
 
 // The instruction set taken, a colon, and all that this machine has.
 std::string cpu_isas() { return std::string(engine().name) + ": " + names(); }
@@ -80,8 +65,8 @@ std::string cpu_isas() { return std::string(engine().name) + ": " + names(); }
 }  // namespace fastrnn::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
-  m.impl("scan", TORCH_BOX(&fastrnn::cpu::scan));
-  m.impl("scan_backward", TORCH_BOX(&fastrnn::cpu::scan_backward));
+  m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cpu::Backend>));
+  m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cpu::Backend>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CompositeExplicitAutograd, m) {
