@@ -112,14 +112,13 @@ class _Variant(nn.Module):
             found = bytes(found.tolist()).decode()
         elif own is None:
             found = None  # what a subclass keeps there is not ours
-        if found != own and (
-            found or any(prefix + name in state_dict for name in self._parameters)
-        ):
+        concerned = found or any(prefix + name in state_dict for name in self._parameters)
+        if concerned and found != own:
             theirs, ours = (f"'{name}'" if name else "torch.nn's" for name in (found, own))
             error_msgs.append(
-                f"the weights of {prefix.removesuffix('.') or 'this module'} are those of another "
-                f"layer, even where their shapes agree: in the state_dict its equations are "
-                f"{theirs}, in this {type(self).__name__} they are {ours}."
+                f"The weights of {prefix.removesuffix('.') or 'the module'} are those of another "
+                f"layer, even where their shapes agree: the equations are {theirs} in the "
+                f"state_dict, and {ours} in this {type(self).__name__}."
             )
             return
         rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
