@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from . import ops
-from .ops import Output
+from .reference import Inputs, Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
@@ -60,18 +60,8 @@ def layer(
         x, states, weights = _cast(x, dtype), _cast_all(states, dtype), _cast_all(weights, dtype)
     if not states and batch_sizes is None and torch.compiler.is_exporting():
         states = _zeros(cell, x, weights, bidirectional, batch_first)
-    return ops.scan(
-        cell,
-        x,
-        states,
-        weights,
-        lengths,
-        batch_sizes,
-        resets,
-        bidirectional,
-        batch_first,
-        all_states,
-    )
+    how = (lengths, batch_sizes, resets, bidirectional, batch_first)
+    return ops.scan(Inputs(cell, x, states, weights, *how), all_states)
 
 
 def _check_device(x: Tensor) -> None:
@@ -134,18 +124,10 @@ def stack(
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
+    options = {"lengths": lengths, "batch_sizes": batch_sizes, "bidirectional": bidirectional}
     if layers == 1:
-        y, last, _ = layer(
-            cell,
-            x,
-            states,
-            weights[0],
-            lengths=lengths,
-            batch_sizes=batch_sizes,
-            resets=resets,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-        )
+        options |= {"resets": resets, "batch_first": batch_first}
+        y, last, _ = layer(cell, x, states, weights[0], **options)
         return y, last
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
@@ -162,11 +144,9 @@ def stack(
             x.transpose(0, 1) if top else x,
             [s[i * directions : (i + 1) * directions] for s in states],
             own,
-            lengths=lengths,
-            batch_sizes=batch_sizes,
             resets=resets.transpose(0, 1) if top and resets is not None else resets,
-            bidirectional=bidirectional,
             batch_first=top,
+            **options,
         )
         ends.append(last)
     return x, tuple(map(torch.cat, zip(*ends, strict=True)))
@@ -184,4 +164,4 @@ def step(
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = weights[0].dtype
         x, states = _cast(x, dtype), _cast_all(states, dtype)
-    return ops.scan(cell, x, states, weights).last
+    return ops.scan(Inputs(cell, x, states, weights)).last
