@@ -296,19 +296,28 @@ def test_garbage_in_states_that_are_reset_stays_there(cell: str, isa: str) -> No
 @pytest.mark.parametrize("cell", CELLS)
 def test_padded_is_packed_in_other_types(cell: str, dtype: torch.dtype, isa: str) -> None:
     given = arguments(cell, bidirectional=True)
-    given["x"] = given["x"].to(dtype)
+    x = given["x"].to(dtype)
     for key in ("states", "weights"):
-        given[key] = [t.to(dtype) for t in given[key]]
-    lengths = torch.tensor([6, 4, 4, 3, 1])
-    runs = torch.arange(T)[:, None] < lengths
-    padded = ops.scan(Inputs(**given, lengths=lengths), save=True)
-    sizes = torch.tensor([5, 4, 4, 3, 1, 1])
-    packed = ops.scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes), save=True)
-    for found, expected in ((padded.y, packed.y), *zip(padded.steps, packed.steps, strict=True)):
-        assert torch.equal(found[runs], expected)
-        assert not found[~runs].any()
-    for found, expected in zip(padded.last, packed.last, strict=True):
-        assert torch.equal(found, expected)
+        given[key] = [t.to(dtype).requires_grad_() for t in given[key]]
+
+    def run(x: Tensor, **rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What has a row for each of x, its gradient among it, and what has not."""
+        given["x"] = x.requires_grad_()
+        out = ops.scan(Inputs(**given, **rows))
+        loss = sum(t.float().sin().sum() for t in (out.y, *out.steps, *out.last))
+        grad_x, *grads = torch.autograd.grad(loss, [x, *given["states"], *given["weights"]])
+        return [out.y, *out.steps, grad_x], [*out.last, *grads]
+
+    # The second has so few rows that no weights are packed.
+    for sizes in ([5, 4, 4, 3, 1, 1], [5, 1]):
+        runs = torch.arange(B) < torch.tensor(sizes + [0] * (T - len(sizes)))[:, None]
+        padded, padded_rest = run(x.clone(), lengths=runs.sum(0))
+        packed, packed_rest = run(x[runs], batch_sizes=torch.tensor(sizes))
+        for found, expected in zip(padded, packed, strict=True):
+            assert torch.equal(found[runs], expected)
+            assert not found[~runs].any()
+        for found, expected in zip(padded_rest, packed_rest, strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_layouts_of_lengths_and_resets(assert_like_reference: Check) -> None:
