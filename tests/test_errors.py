@@ -554,12 +554,9 @@ T, B, I, H = 4, 3, 5, 6  # noqa: E741
 
 def arguments(cell: str = "lstm", directions: int = 1, proj: int = 0, **changes: Any) -> dict:
     """Good arguments of scan, and changes to them."""
-    info, made = CELLS[cell], []
-    for _ in range(directions):
-        rows, outputs = info.gates * H, proj or H
-        made += [torch.randn(rows, I), torch.randn(rows, outputs)]
-        made += [torch.randn(rows), torch.randn(rows)]
-        made += [torch.randn(outputs, H)] if proj else []
+    info = CELLS[cell]
+    shapes = info.shapes(I, H, proj).values()
+    made = [torch.randn(*shape) for _ in range(directions) for shape in shapes]
     sizes = [proj or H] + [H] * (info.states - 1)
     good = {
         "cell": cell,

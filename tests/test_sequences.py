@@ -46,20 +46,23 @@ RESETS = {
     "one row": at_random(1) & (torch.arange(B) == 2),
 }
 
-# Of the walk: both directions, batch_first, without bias, without states, with a projection.
+# Of the walk: both directions, batch_first, without bias, without states, with a projection, and
+# with x itself in a gate.
 WALKS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bidirectional": {"bidirectional": True},
     "batch first": {"batch_first": True},
     "bare": {"bias": False, "initial": False},
     "projected": {"proj": P},
-    "all": {"bidirectional": True, "batch_first": True, "proj": P},
+    "x itself": {"takes_x": True},
+    "all": {"bidirectional": True, "batch_first": True, "proj": P, "takes_x": True},
 }
 COMBINATIONS = [
     (cell, walk)
     for cell in CELLS
-    for walk, options in WALKS.items()
-    if cell == "lstm" or "proj" not in options or walk == "all"
+    for walk in WALKS
+    if (walk != "projected" or ops.CELLS[cell].projects)
+    and (walk != "x itself" or ops.CELLS[cell].takes_x)
 ]
 combinations = pytest.mark.parametrize(
     "cell, walk", COMBINATIONS, ids=[f"{cell}-{walk}" for cell, walk in COMBINATIONS]
@@ -79,20 +82,22 @@ def arguments(
     bias: bool = True,
     initial: bool = True,
     proj: int = 0,
+    takes_x: bool = False,
 ) -> dict[str, Any]:
-    """Arguments of scan with x of shape [*rows, I]; proj is for lstm alone."""
+    """Arguments of scan with x of shape [*rows, I], or [*rows, H] where a gate takes x itself; proj
+    and takes_x are for the cells that have such a form."""
     generator = torch.Generator().manual_seed(0)
     info, directions = ops.CELLS[cell], 2 if bidirectional else 1
-    proj = proj if cell == "lstm" else 0
-    output = proj or H
-    weights = []
-    for _ in range(directions):
-        gates = info.gates * H
-        weights += [draw(generator, gates, I) / 2, draw(generator, gates, output) / 2]
-        weights += [draw(generator, gates), draw(generator, gates)] if bias else []
-        weights += [draw(generator, output, H)] if proj else []
-    sizes = [output] + [H] * (info.states - 1)
-    x = draw(generator, *rows, I)
+    proj, takes_x = proj if info.projects else 0, takes_x and info.takes_x
+    features = H if takes_x else I
+    shapes = info.shapes(features, H, proj, bias, takes_x)
+    weights = [
+        draw(generator, *shape) / (2 if name in ("weight_ih", "weight_hh") else 1)
+        for _ in range(directions)
+        for name, shape in shapes.items()
+    ]
+    sizes = [proj or H] + [H] * (info.states - 1)
+    x = draw(generator, *rows, features)
     return {
         "cell": cell,
         "x": x.transpose(0, 1).contiguous() if batch_first else x,
@@ -337,8 +342,8 @@ def test_larger_shapes(assert_like_reference: Check) -> None:
     generator = torch.Generator().manual_seed(0)
     steps, batch, size = 5, 70, 19
     for cell in CELLS:
-        gates = ops.CELLS[cell].gates * size
-        weights = [draw(generator, gates, 4) / 4, draw(generator, gates, size) / 4] * 2
+        shapes = ops.CELLS[cell].shapes(4, size, bias=False)
+        weights = [draw(generator, *shape) / 4 for shape in shapes.values()] * 2
         given = {
             "cell": cell,
             "x": draw(generator, steps, batch, 4),
