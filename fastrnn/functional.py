@@ -34,14 +34,25 @@ def layer(
     Under autocast, x, the states and the weights are cast to its dtype, as torch does.
 
     Args:
-        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu", with G = 4, 3 or 1 gates.
+        cell: its name; fastrnn.reference has its equations. These are its blocks of H rows in
+            weight_ih and bias_ih, and, where others, in weight_hh and bias_hh:
+
+            "lstm", "lstm_peephole"             i f g o
+            "lstm_i", "lstm_f", "lstm_o"        i f g o without that gate, which is 1
+            "gru", "gru_before", "mut3"         r z n
+            "rnn_tanh", "rnn_relu"              h
+            "mut1"                              r z, which takes x itself, or r z n; r n
+            "mut2"                              z n, which takes x itself, or r z n; r z n
+
+            Where weight_ih says that a cell takes x itself, I must be H.
         x: [T, B, I], or [B, T, I] with batch_first; packed: [N, I], with batch_sizes; a single
             step: [B, I].
         states: the initial states, [D, B, P] for h and [D, B, H] for the others ([B, P] and [B, H]
             for a single step), where D is 2 if bidirectional and P is H without a projection;
             empty for zeros.
-        weights: for each direction weight_ih [G * H, I], weight_hh [G * H, P], then, if there are
-            any, bias_ih and bias_hh [G * H], and weight_hr [P, H].
+        weights: for each direction weight_ih [blocks * H, I] and weight_hh [blocks * H, P], then,
+            if there are any, bias_ih and bias_hh [blocks * H], weight_hr [P, H], which only the
+            LSTMs take, and, of lstm_peephole, weight_peephole [3 * H] for i f o.
         lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
             output beyond them is zero.
         batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
