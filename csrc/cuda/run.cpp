@@ -26,7 +26,7 @@ ScalarType scalar_type(Type type) {
   return kAll[int(type)];
 }
 
-int64_t size_of(Type type) {
+int64_t bytes_of(Type type) {
   constexpr int64_t kAll[] = {4, 8, 2, 2};
   return kAll[int(type)];
 }
@@ -37,7 +37,7 @@ bool aligned(const void* data, int64_t bytes) {
 
 // Whether packs of two 16-bit values, and of two floats, are aligned wherever a kernel looks.
 bool all_whole(const ScanParams& p, const CellLayout& cell) {
-  if (size_of(p.type) != 2) return true;
+  if (bytes_of(p.type) != 2) return true;
   bool whole = p.hidden_size % 2 == 0 && p.output_size % 2 == 0;
   auto check = [&](const void* data, int64_t stride, int64_t other_stride, int64_t size) {
     whole = whole && aligned(data, 2 * size) && stride % 2 == 0 && other_stride % 2 == 0;
@@ -89,7 +89,7 @@ Run::Run(const ScanParams& params, const Call& call, bool backward)
       sequence(sequence_kernels(params.type)),
       gemm(call.device, scalar_type(params.type),
            params.type == Type::kFloat64 ? ScalarType::Double : ScalarType::Float),
-      element(size_of(params.type)),
+      element(bytes_of(params.type)),
       compute(params.type == Type::kFloat64 ? 8 : 4),
       whole(all_whole(params, cell)),
       backward_(backward) {
