@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "cells/layout.h"
+#include "cells/cells.h"
 #include "scan.h"
 
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK  // as PyTorch 2.11 calls it

@@ -168,12 +168,6 @@ struct UnitStep {
   V grad[kStates];
   Values<V, P::kOperands> grad_operand;
   Values<V, P::kWeights> grad_weight;
-
-  template <class... Vs>
-  FRNN_HD void save(Vs... values) {
-    int k = 0;
-    ((saved[k++] = values), ...);
-  }
 };
 
 }  // namespace fastrnn

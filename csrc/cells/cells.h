@@ -1,9 +1,11 @@
-// The list of cells: name in Python, type. Nothing else in the C++ sources lists them. A name may
+// The list of cells: name in Python, type. Nothing else in the C++ sources lists them. The sources
+// of an instruction set include it within their target region, for the equations. A name may
 // stand here several times, for forms that differ in the weights that they take: the weights of a
 // call say which one it is.
 #pragma once
 
 #include "gru.h"
+#include "layout.h"
 #include "lstm.h"
 #include "mut.h"
 #include "rnn.h"
@@ -28,3 +30,19 @@
   X("mut2", Mut2)                           \
   X("mut2", Mut2Learned)                    \
   X("mut3", Mut3)
+
+namespace fastrnn {
+
+struct NamedLayout {
+  const char* name;
+  const CellLayout& layout;
+};
+
+// The cells in the order of FRNN_CELLS.
+inline constexpr NamedLayout kCells[] = {
+#define FRNN_LAYOUT(name, Cell) {name, kLayout<Cell>},
+    FRNN_CELLS(FRNN_LAYOUT)
+#undef FRNN_LAYOUT
+};
+
+}  // namespace fastrnn

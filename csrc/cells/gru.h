@@ -20,7 +20,7 @@ struct Gru : Phase {
     auto z = sigmoid(s.gate[1]);
     auto n = tanh(from_x + r * from_h);
     s.after[0] = n + z * (s.before[0] - n);
-    s.save(r, z, n, from_h);
+    s.saved[0] = r, s.saved[1] = z, s.saved[2] = n, s.saved[3] = from_h;
   }
 
   template <class Step>
@@ -54,7 +54,7 @@ struct GruBefore {
       auto z = sigmoid(s.gate[0]);
       auto n = tanh(s.gate[1]);
       s.after[0] = n + z * (s.before[0] - n);
-      s.save(z, n);
+      s.saved[0] = z, s.saved[1] = n;
     }
 
     template <class Step>

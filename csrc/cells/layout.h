@@ -16,7 +16,7 @@
 
 #include <cstdint>
 
-#include "cells.h"
+#include "cell.h"
 
 namespace fastrnn {
 
@@ -47,6 +47,13 @@ struct PhaseLayout {
   int weights = 0;
   unsigned sees = 0;    // states
   unsigned writes = 0;  // of these
+
+  // How many gates the products before one have.
+  constexpr int gates_before(int one) const {
+    int gates = 0;
+    for (int i = 0; i < one; ++i) gates += product[i].count;
+    return gates;
+  }
 };
 
 // Gradients at [place, place + count) of blocks [block, block + count) of weight_ih.
@@ -226,16 +233,5 @@ inline constexpr CellLayout kLayout = [] {
                 "the same operand must be listed side by side");
   return layout;
 }();
-
-// The cells in the order of FRNN_CELLS.
-struct NamedLayout {
-  const char* name;
-  const CellLayout& layout;
-};
-inline constexpr NamedLayout kCells[] = {
-#define FRNN_LAYOUT(name, Cell) {name, kLayout<Cell>},
-    FRNN_CELLS(FRNN_LAYOUT)
-#undef FRNN_LAYOUT
-};
 
 }  // namespace fastrnn

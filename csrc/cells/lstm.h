@@ -93,7 +93,7 @@ struct LstmPeephole : Phase {
     auto g = tanh(s.gate[2]);
     s.after[1] = f * s.before[1] + i * g;
     auto o = sigmoid(s.gate[3] + s.weight[2] * s.after[1]);
-    s.save(i, f, g, o);
+    s.saved[0] = i, s.saved[1] = f, s.saved[2] = g, s.saved[3] = o;
     s.after[0] = output(s);
   }
 

@@ -30,7 +30,7 @@ struct Mut1Of {
       auto t = tanh(s.gate[1]);
       auto n = tanh(s.gate[2] + t);
       s.after[0] = s.before[0] + z * (n - s.before[0]);
-      s.save(z, n, t);
+      s.saved[0] = z, s.saved[1] = n, s.saved[2] = t;
     }
 
     template <class Step>
@@ -57,7 +57,7 @@ struct MutCandidate : Phase {
     auto z = sigmoid(s.gate[0]);
     auto n = tanh(s.gate[1]);
     s.after[0] = s.before[0] + z * (n - s.before[0]);
-    s.save(z, n);
+    s.saved[0] = z, s.saved[1] = n;
   }
 
   template <class Step>

@@ -1,6 +1,7 @@
-// A cell applied to a tile: the bridge from the vectors of the product kernels to the equations in
-// cells/. One function per cell, instruction set and type, and each row's arithmetic is the same
-// wherever the row lies, so that bits do not depend on how rows are shared out.
+// A phase of a cell applied to a tile: the bridge from the vectors of the product kernels to the
+// equations in cells/. There is one function for each phase, instruction set, type and pass. Each
+// row's arithmetic is the same wherever the row lies, so that bits do not depend on how rows are
+// shared out.
 #pragma once
 
 #include <algorithm>
@@ -11,28 +12,29 @@
 
 namespace fastrnn::cpu {
 
-// Where one row's values of one step lie; a null output is not wanted. "Own" buffers have room for
-// whole vectors; the others end at hidden_size.
+// Where one row's values of one step lie, for all phases; a null output is not wanted. "Own"
+// buffers have room for whole vectors; the others end at their size.
 template <class T>
 struct ForwardRow {
   using C = Compute<T>;
-  const C* x;            // own: W_ih x_t + b_ih, by column: vectors [unit block][gate]
-  const C* h;            // own: h_{t-1}
-  C* next_h;             // own: h_t as the next step's product reads it
-  C* hidden;             // own: where h_t goes if it is still to be projected; else null
-  C* carry[kMaxStates];  // own, in place: states 1 and on
-  T* y;                  // h_t
-  T* saved;              // [kSaved][hidden_size]
-  T* saved_hidden;       // hidden, for backward
-  C* steps[kMaxStates];  // states 1 and on
-  T* last[kMaxStates];   // all states, at a row's last step
-  bool reset;            // the next step starts from zeros
+  const C* from_x;           // own: W_ih x + b_ih, by column: vectors [unit block][x block]
+  const C* x;                // own: x itself
+  const C* h;                // own: h before the step
+  C* next_h;                 // own: h as the next step's product reads it
+  C* operand[kMaxOperands];  // own: the operands from 1 on
+  C* carry[kMaxStates];      // own, in place: states 1 and on
+  const T* peephole;         // [weights][hidden_size]
+  T* y;                      // h
+  T* saved;                  // [saved values][hidden_size]
+  C* steps[kMaxStates];      // states 1 and on
+  T* last[kMaxStates];       // all states, at a row's last step
+  bool starts_over_next;     // the next step starts from zeros
 };
 
 template <class T>
 struct BackwardRow {
   using C = Compute<T>;
-  C* carry[kMaxStates];  // own, in place: elementwise part of d(loss)/d(state)
+  C* carry[kMaxStates];  // own, in place: pointwise part of d(loss)/d(state)
   const T* grad_y;       // null: 0
   const C* grad_steps[kMaxStates];
   const T* h_before;  // null: 0
@@ -40,24 +42,32 @@ struct BackwardRow {
   const C* before[kMaxStates];  // states 1 and on; null: 0
   const C* after[kMaxStates];
   const T* saved;
-  C* dx;             // [gates][hidden_size]
-  C* dr;             // the same; null where the cell is additive
-  bool runs;         // false: not at this step; the gradient of its state is handed through
-  bool reset;        // this step started from zeros: nothing flows further back
-  bool reset_after;  // the step after it did: its product is not for this row
+  const T* peephole;
+  T* operand[kMaxOperands];  // the operands from 1 on, made again for the weights' gradients
+  C* grads;                  // the step's row of gradients: blocks of hidden_size
+  C* output_grads;           // in it, those of output size
+  bool active;               // false: the gradient of its h is handed through
+  bool starts_over;          // this step started from zeros: nothing flows further back
+  bool starts_over_after;    // the step after it did: its product is not for this row
+};
+
+template <class T>
+struct PhaseKernels {
+  using C = Compute<T>;
+  // Units [unit, min(unit + blocks * kSize, units)) of the phase's size. products: rows `stride`
+  // apart; in forward, of each product vectors [block][gate], one product behind the other; in
+  // backward, the gradients of h or of the operands that the phase makes, vectors [operand][block],
+  // or null for 0.
+  void (*forward)(const ForwardRow<T>* rows, int count, const C* products, int64_t stride,
+                  int64_t unit, int blocks, int64_t units);
+  void (*backward)(const BackwardRow<T>* rows, int count, const C* products, int64_t stride,
+                   int64_t unit, int blocks, int64_t units);
 };
 
 template <class T>
 struct CellKernels {
-  using C = Compute<T>;
-  int gates, states, saved;
-  bool additive;
-  // Units [unit, min(unit + blocks * kSize, hidden_size)); recurrent: W_hh h + b_hh by column.
-  void (*forward)(const ForwardRow<T>* rows, int count, const C* recurrent, int64_t stride,
-                  int64_t unit, int blocks, int64_t hidden_size);
-  // The same units; product: R^T dr_{t+1} of these units, or null for 0.
-  void (*backward)(const BackwardRow<T>* rows, int count, const C* product, int64_t stride,
-                   int64_t unit, int blocks, int64_t hidden_size);
+  const CellLayout& cell;
+  PhaseKernels<T> phase[kMaxPhases];
 };
 
 // v as it is after a round trip through memory of type T.
@@ -72,115 +82,160 @@ FRNN_INLINE V rounded(V v) {
   }
 }
 
-// h_t of units [j, j + n), to all who want it.
-template <class T, class V>
-FRNN_INLINE void store_h(const ForwardRow<T>& row, int64_t j, V h, int n) {
-  store(row.y + j, h, n);
-  if (row.last[0]) store(row.last[0] + j, h, n);
-  store(row.next_h + j, row.reset ? V(typename V::Scalar(0)) : h);
-}
-
 template <class V, class T>
 FRNN_INLINE V load_or_zero(const T* p, int64_t at, int n) {
   return p ? load<V>(p + at, n) : V(typename V::Scalar(0));
 }
 
-template <class Arch, class Cell, class T>
-void forward_cell(const ForwardRow<T>* rows, int count, const Compute<T>* recurrent, int64_t stride,
-                  int64_t unit, int blocks, int64_t hidden_size) {
+template <class Arch, class Cell, int p, class T>
+void forward_phase(const ForwardRow<T>* rows, int count, const Compute<T>* products, int64_t stride,
+                   int64_t unit, int blocks, int64_t units) {
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
+  using P = PhaseOf<Cell, p>;
   constexpr int W = V::kSize;
+  constexpr const CellLayout& kCell = kLayout<Cell>;
+  constexpr PhaseLayout kPhase = kCell.phase[p];
   for (int m = 0; m < count; ++m) {
     const ForwardRow<T>& row = rows[m];
-    for (int block = 0; block < blocks && unit + block * W < hidden_size; ++block) {
+    for (int block = 0; block < blocks && unit + block * W < units; ++block) {
       const int64_t j = unit + block * W;
-      const int n = int(std::min<int64_t>(W, hidden_size - j));
-      V x[Cell::kGates], r[Cell::kGates], s[Cell::kStates], s1[Cell::kStates];
-      Values<V, Cell::kSaved> z;
+      const int n = int(std::min<int64_t>(W, units - j));
+      UnitStep<P, kCell.states, V> s;
 #pragma GCC unroll 8
-      for (int g = 0; g < Cell::kGates; ++g) {
-        x[g] = load<V>(row.x + (j / W * Cell::kGates + g) * W);
-        r[g] = load<V>(recurrent + m * stride + (block * Cell::kGates + g) * W);
+      for (int g = 0; g < kPhase.gates; ++g) {
+        const GateLayout& gate = kCell.gate[kPhase.first_gate + g];
+        const bool has_x = gate.x_block >= 0 || gate.is_x;
+        if (gate.x_block >= 0) {
+          s.gate[g] = load<V>(row.from_x + (j / W * kCell.x_blocks + gate.x_block) * W);
+        } else if (gate.is_x) {
+          s.gate[g] = load<V>(row.x + j);
+        }
+        if (gate.product < 0) continue;
+        const int before = kPhase.gates_before(gate.product);
+        const int gates = kPhase.product[gate.product].count;
+        const int64_t at = before * blocks + block * gates + gate.column;
+        const V from_h = load<V>(products + m * stride + at * W);
+        s.gate[g] = has_x ? s.gate[g] + from_h : from_h;
       }
-      s[0] = Cell::kProjected ? V(C(0)) : load<V>(row.h + j);
 #pragma GCC unroll 4
-      for (int k = 1; k < Cell::kStates; ++k) s[k] = load<V>(row.carry[k] + j);
-      Cell::forward(x, r, s, s1, z);
-      s1[0] = rounded<T>(s1[0]);
+      for (int k = 0; k < kCell.states; ++k) {
+        if (contains(kPhase.sees, k)) s.before[k] = load<V>((k ? row.carry[k] : row.h) + j);
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < P::kWeights; ++k) s.weight[k] = load<V>(row.peephole + k * units + j, n);
+      P::forward(s);
+      P::operands(s);
       if (row.saved) {
+        T* const saved = row.saved + kPhase.first_saved * units + j;
 #pragma GCC unroll 8
-        for (int k = 0; k < Cell::kSaved; ++k) store(row.saved + k * hidden_size + j, z[k], n);
-      }
-      if (row.hidden) {
-        store(row.hidden + j, s1[0]);
-        if (row.saved_hidden) store(row.saved_hidden + j, s1[0], n);
-      } else {
-        store_h(row, j, s1[0], n);
+        for (int k = 0; k < P::kSaved; ++k) store(saved + k * units, s.saved[k], n);
       }
 #pragma GCC unroll 4
-      for (int k = 1; k < Cell::kStates; ++k) {
-        if (row.steps[k]) store(row.steps[k] + j, s1[k], n);
-        if (row.last[k]) store(row.last[k] + j, s1[k], n);
-        store(row.carry[k] + j, row.reset ? V(C(0)) : s1[k]);
+      for (int q = 0; q < P::kOperands; ++q) {
+        store(row.operand[kPhase.first_operand + q] + j, rounded<T>(s.operand[q]));
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < kCell.states; ++k) {
+        if (!contains(kPhase.writes, k)) continue;
+        const V after = k ? s.after[k] : rounded<T>(s.after[0]);
+        if (k == 0) {
+          store(row.y + j, after, n);
+        } else if (row.steps[k]) {
+          store(row.steps[k] + j, after, n);
+        }
+        if (row.last[k]) store(row.last[k] + j, after, n);
+        store((k ? row.carry[k] : row.next_h) + j, row.starts_over_next ? V(C(0)) : after);
       }
     }
   }
 }
 
-template <class Arch, class Cell, class T>
-void backward_cell(const BackwardRow<T>* rows, int count, const Compute<T>* product, int64_t stride,
-                   int64_t unit, int blocks, int64_t hidden_size) {
+template <class Arch, class Cell, int p, class T>
+void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* products,
+                    int64_t stride, int64_t unit, int blocks, int64_t units) {
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
+  using P = PhaseOf<Cell, p>;
   constexpr int W = V::kSize;
+  constexpr const CellLayout& kCell = kLayout<Cell>;
+  constexpr PhaseLayout kPhase = kCell.phase[p];
+  constexpr bool kWritesH = contains(kPhase.writes, 0);
   for (int m = 0; m < count; ++m) {
     const BackwardRow<T>& row = rows[m];
-    for (int block = 0; block < blocks && unit + block * W < hidden_size; ++block) {
+    for (int block = 0; block < blocks && unit + block * W < units; ++block) {
       const int64_t j = unit + block * W;
-      const int n = int(std::min<int64_t>(W, hidden_size - j));
-      V s[Cell::kStates], s1[Cell::kStates], ds[Cell::kStates], dx[Cell::kGates], dr[Cell::kGates];
-      Values<V, Cell::kSaved> z;
-      ds[0] = load<V>(row.carry[0] + j);
-      if (product && !row.reset_after) {
-        ds[0] = ds[0] + load<V>(product + m * stride + block * W);
+      const int n = int(std::min<int64_t>(W, units - j));
+      const C* product = products + m * stride + block * W;
+      UnitStep<P, kCell.states, V> s;
+      if constexpr (kWritesH) {
+        s.grad[0] = load<V>(row.carry[0] + j);
+        if (products && !row.starts_over_after) s.grad[0] = s.grad[0] + load<V>(product);
+        if (!row.active) {
+          store(row.carry[0] + j, s.grad[0]);
+          continue;
+        }
+        s.grad[0] = s.grad[0] + load_or_zero<V>(row.grad_y, j, n);
+        s.after[0] = load<V>(row.h_after + j, n);
+      } else if constexpr (contains(kPhase.sees, 0)) {
+        s.grad[0] = load<V>(row.carry[0] + j);
       }
-      if (!row.runs) {
-        store(row.carry[0] + j, ds[0]);
-        continue;
-      }
-      ds[0] = ds[0] + load_or_zero<V>(row.grad_y, j, n);
-      s[0] = Cell::kProjected ? V(C(0)) : load_or_zero<V>(row.h_before, j, n);
-      s1[0] = load<V>(row.h_after + j, n);
+      if constexpr (contains(kPhase.sees, 0)) s.before[0] = load_or_zero<V>(row.h_before, j, n);
 #pragma GCC unroll 4
-      for (int k = 1; k < Cell::kStates; ++k) {
-        ds[k] = load<V>(row.carry[k] + j) + load_or_zero<V>(row.grad_steps[k], j, n);
-        s[k] = load_or_zero<V>(row.before[k], j, n);
-        s1[k] = load<V>(row.after[k] + j, n);
+      for (int k = 1; k < kCell.states; ++k) {
+        if (!contains(kPhase.sees, k)) continue;
+        s.grad[k] = load<V>(row.carry[k] + j);
+        s.before[k] = load_or_zero<V>(row.before[k], j, n);
+        if (!contains(kPhase.writes, k)) continue;
+        s.grad[k] = s.grad[k] + load_or_zero<V>(row.grad_steps[k], j, n);
+        s.after[k] = load<V>(row.after[k] + j, n);
       }
 #pragma GCC unroll 8
-      for (int k = 0; k < Cell::kSaved; ++k) z[k] = load<V>(row.saved + k * hidden_size + j, n);
-      Cell::backward(z, s, s1, ds, dx, dr);
-#pragma GCC unroll 4
-      for (int k = 0; k < Cell::kStates; ++k) {
-        store(row.carry[k] + j, row.reset ? V(C(0)) : ds[k]);
+      for (int k = 0; k < P::kSaved; ++k) {
+        s.saved[k] = load<V>(row.saved + (kPhase.first_saved + k) * units + j, n);
       }
+#pragma GCC unroll 4
+      for (int k = 0; k < P::kWeights; ++k) s.weight[k] = load<V>(row.peephole + k * units + j, n);
+#pragma GCC unroll 4
+      for (int q = 0; q < P::kOperands; ++q) {
+        s.grad_operand[q] = load<V>(product + q * blocks * W);
+      }
+      P::operands(s);
+      P::backward(s);
+      P::weight_gradient(s);
+#pragma GCC unroll 4
+      for (int q = 0; q < P::kOperands; ++q) {
+        T* const to = row.operand[kPhase.first_operand + q];
+        if (to) store(to + j, s.operand[q], n);
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < kCell.states; ++k) {
+        if (!contains(kPhase.sees, k)) continue;
+        const bool zero = p == kCell.first_phase_of(k) && row.starts_over;
+        store(row.carry[k] + j, zero ? V(C(0)) : s.grad[k]);
+      }
+      C* const grads = kPhase.size == kOutputSize ? row.output_grads : row.grads;
 #pragma GCC unroll 8
-      for (int g = 0; g < Cell::kGates; ++g) {
-        store(row.dx + g * hidden_size + j, dx[g], n);
-        if (!Cell::kAdditive) store(row.dr + g * hidden_size + j, dr[g], n);
+      for (int g = 0; g < kPhase.gates; ++g) {
+        const int place = kCell.gate[kPhase.first_gate + g].place;
+        store(grads + place * units + j, s.grad_gate[g], n);
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < P::kWeights; ++k) {
+        store(grads + (kCell.weights_place + k) * units + j, s.grad_weight[k], n);
       }
     }
   }
 }
 
+template <class Arch, class Cell, class T, int... p>
+constexpr CellKernels<T> make_kernels(std::integer_sequence<int, p...>) {
+  return {kLayout<Cell>, {{forward_phase<Arch, Cell, p, T>, backward_phase<Arch, Cell, p, T>}...}};
+}
+
 template <class Arch, class Cell, class T>
-inline constexpr CellKernels<T> kCellKernels = {Cell::kGates,
-                                                Cell::kStates,
-                                                Cell::kSaved,
-                                                Cell::kAdditive,
-                                                forward_cell<Arch, Cell, T>,
-                                                backward_cell<Arch, Cell, T>};
+inline constexpr CellKernels<T> kCellKernels =
+    make_kernels<Arch, Cell, T>(std::make_integer_sequence<int, PhasesOf<Cell>::kCount>{});
 
 // The cells in the order of FRNN_CELLS.
 template <class Arch, class T>

@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "arch.h"
-#include "plan.h"
 #include "vec.h"
 
 namespace fastrnn::cpu {
@@ -100,6 +99,12 @@ int panel_vectors(int gates, int64_t rows, int64_t columns) {
   return tall;
 }
 
+// The height of the next tile when `rows` rows are left: 8 rows are 4 + 4, not 6 + 2.
+inline int64_t even_height(int64_t rows, int64_t max_height) {
+  const int64_t tiles = (rows + max_height - 1) / max_height;
+  return (rows + tiles - 1) / tiles;
+}
+
 // The depth that a tile sums up at a time. Summing in blocks keeps the rounding error of long sums
 // small, and a block of a panel in the first-level cache while all row tiles use it.
 inline constexpr int64_t kDepthBlock = 128;
@@ -133,7 +138,7 @@ struct Panels {
   int vectors = 1;
 
   int64_t size() const { return depth * columns * V::kSize; }
-  // Between the steps of k.
+  // Elements from one k to the next.
   int64_t stride() const { return int64_t(vectors) * V::kSize; }
   // Where the vector of `column` lies for k = 0.
   auto at(int64_t column) const {

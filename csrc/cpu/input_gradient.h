@@ -1,48 +1,77 @@
-// The gradient of the input: for every row that ran, the sum over directions of dx W_ih.
+// The gradient of the input: for every active row, the sum over directions and runs of gates of
+// their gradients times W_ih.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
+#include "backward_weights.h"
 #include "buffer.h"
 #include "engine.h"
-#include "plain_weights.h"
 
 namespace fastrnn::cpu {
 
-// out[k] is where row k of the result begins.
 template <class Arch, class T>
-void input_gradient(int64_t directions, const PlainWeights<Arch, T>* const* weights,
-                    const Compute<T>* const* gates, int64_t gate_stride, int64_t rows,
-                    int64_t depth, int64_t units, T* const* out, const Pool& pool) {
+struct InputGradient {
   using C = Compute<T>;
-  using V = Vec<C, Arch::kBytes>;
-  constexpr int W = V::kSize;
-  constexpr int64_t kBlockRows = 48;
-  const int vectors = weights[0]->vectors();
-  const int64_t panels = weights[0]->columns() / vectors;
-  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const int64_t parts = std::clamp<int64_t>(pool.threads / std::max<int64_t>(blocks, 1), 1, panels);
-  const double flops = 2. * rows * depth * units * directions;
-  pool.share_out(blocks * parts, flops, [&](auto next) {
-    const int64_t stride = (panels + parts - 1) / parts * vectors * W + W;
-    Buffer<C> sum(kBlockRows * stride);
-    for (int64_t at; (at = next()) >= 0;) {
-      const int64_t row = at / parts * kBlockRows, part = at % parts;
-      const int64_t count = std::min(kBlockRows, rows - row);
-      const int64_t first = panels * part / parts * vectors;
-      const int64_t last = panels * (part + 1) / parts * vectors;
-      for (int64_t d = 0; d < directions; ++d) {
-        weights[d]->multiply(count, gates[d] + row * gate_stride, gate_stride, first, last,
-                             d ? sum.get() : nullptr, stride, sum.get(), stride);
+  struct Product {
+    const BackwardWeights<Arch, T>* weights;
+    const C* grads;
+  };
+
+  int64_t rows, features;
+  int64_t grad_stride;            // between the rows of gradients
+  std::vector<Product> products;  // at least one
+  std::vector<const C*> addends;  // gradients of gates that take x itself
+  T* const* out = nullptr;        // where each row of the result begins
+
+  void run(const Pool& pool) const {
+    constexpr int64_t kBlockRows = 48;
+    const int vectors = products[0].weights->vectors();
+    const int64_t panels = products[0].weights->columns() / vectors;
+    const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+    const int64_t parts =
+        std::clamp<int64_t>(pool.threads / std::max<int64_t>(blocks, 1), 1, panels);
+    double flops = 0;
+    for (const Product& product : products)
+      flops += 2. * rows * product.weights->depth() * features;
+    pool.share_out(blocks * parts, flops, [&](auto next) {
+      const int64_t stride = (panels + parts - 1) / parts * vectors * W + W;
+      Buffer<C> sum(kBlockRows * stride);
+      for (int64_t at; (at = next()) >= 0;) {
+        const int64_t row = at / parts * kBlockRows, part = at % parts;
+        const int64_t first = panels * part / parts * vectors;
+        const int64_t last = panels * (part + 1) / parts * vectors;
+        block(row, std::min(kBlockRows, rows - row), first, last, sum.get(), stride);
       }
-      for (int64_t m = 0; m < count; ++m) {
-        const C* from = sum.get() + m * stride;
-        for (int64_t j = first * W; j < std::min(last * W, units); j += W, from += W) {
-          store(out[row + m] + j, load<V>(from), int(std::min<int64_t>(W, units - j)));
+    });
+  }
+
+ private:
+  using V = Vec<C, Arch::kBytes>;
+  static constexpr int W = V::kSize;
+
+  // Rows [row, row + count) of columns [first, last), in vectors.
+  void block(int64_t row, int64_t count, int64_t first, int64_t last, C* sum,
+             int64_t stride) const {
+    const C* init = nullptr;
+    for (const Product& product : products) {
+      product.weights->multiply(count, product.grads + row * grad_stride, grad_stride, first, last,
+                                init, stride, sum, stride);
+      init = sum;
+    }
+    for (int64_t m = 0; m < count; ++m) {
+      const C* from = sum + m * stride;
+      for (int64_t j = first * W; j < std::min(last * W, features); j += W, from += W) {
+        const int n = int(std::min<int64_t>(W, features - j));
+        V total = load<V>(from);
+        for (const C* addend : addends) {
+          total = total + load<V>(addend + (row + m) * grad_stride + j, n);
         }
+        store(out[row + m] + j, total, n);
       }
     }
-  });
-}
+  }
+};
 
 }  // namespace fastrnn::cpu

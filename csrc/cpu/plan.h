@@ -19,18 +19,19 @@ struct PlanInput {
   int64_t depth, columns;  // of the recurrent product
   int64_t column_groups;   // the finest sharing of the units
   int64_t element_size;
+  int meetings;  // of a team, in a step
 };
 
 // Nanoseconds of one step of one thread, as a rough model of a core: 80 GFLOP/s in float32, 80 GB/s
-// from its L2 cache and 35 GB/s from beyond it, 600 ns to meet once: 2000 with what a late thread
-// costs on a machine that does other things, too. Orders of magnitude suffice.
+// from its L2 cache and 35 GB/s from beyond it. A meeting takes 600 ns; it is charged 2000 to allow
+// for a late thread. Orders of magnitude suffice.
 inline double step_ns(const PlanInput& in, Plan plan) {
   const double rows = double((in.batch + plan.row_groups - 1) / plan.row_groups);
   const double weights = double(in.depth * in.columns) / plan.unit_groups;
   const double bytes = weights * in.element_size;
   const double arithmetic = 2 * rows * weights * in.element_size / 4 / 80;
   const double memory = bytes / (bytes < 400e3 ? 80 : 35);
-  return std::max(arithmetic, memory) + (plan.unit_groups > 1 ? 2000 : 0);
+  return std::max(arithmetic, memory) + (plan.unit_groups > 1 ? 2000 * in.meetings : 0);
 }
 
 // Rows of one group: enough to use each panel of weights many times, few enough for their states to
@@ -57,12 +58,6 @@ inline Plan make_plan(const PlanInput& in) {
     if (ns < best_ns) best = plan, best_ns = ns;
   }
   return best;
-}
-
-// The height of the next tile when `rows` rows are left: 8 rows are 4 + 4, not 6 + 2.
-inline int64_t even_height(int64_t rows, int64_t max_height) {
-  const int64_t tiles = (rows + max_height - 1) / max_height;
-  return (rows + tiles - 1) / tiles;
 }
 
 }  // namespace fastrnn::cpu

@@ -12,9 +12,11 @@
 #include <utility>
 #include <vector>
 
+#include "../cells/layout.h"
 #include "arch.h"
 #include "buffer.h"
 #include "engine.h"
+#include "pack.h"
 #include "plan.h"
 #include "slice.h"
 #include "team.h"

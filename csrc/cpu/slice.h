@@ -21,40 +21,36 @@ struct Slice {
   const ScanParams& p;
   int64_t index;  // among all slices
   int64_t team;   // among all teams: a direction and a group of rows
-  int64_t direction;
+  int direction;
   int64_t row, rows;  // the first row, and how many
   int64_t first_share, last_share, shares;
 
-  // Steps are counted in the order in which the direction runs through them.
-  int64_t time(int64_t i) const { return direction ? p.schedule.steps - 1 - i : i; }
-  int64_t first_time(int64_t m) const { return direction ? length(m) - 1 : 0; }
-  int64_t last_time(int64_t m) const { return direction ? 0 : length(m) - 1; }
-  int64_t before(int64_t t) const { return direction ? t + 1 : t - 1; }
-  int64_t after(int64_t t) const { return direction ? t - 1 : t + 1; }
-
   // Row m of the slice.
   int64_t length(int64_t m) const { return p.schedule.length(row + m); }
-  int64_t place(int64_t m) const { return p.schedule.place(row + m); }
   int64_t active(int64_t t) const {
     return std::clamp<int64_t>(p.schedule.active(t) - row, 0, rows);
   }
-  bool resets(int64_t t, int64_t m) const { return p.resets.data && *at<bool>(p.resets, t, m); }
-
+  bool starts_over(int64_t t, int64_t m) const { return p.starts_over(t, row + m); }
+  int64_t first_time(int64_t m) const { return p.schedule.first_time(direction, row + m); }
+  int64_t last_time(int64_t m) const { return p.schedule.last_time(direction, row + m); }
+  int64_t time(int64_t i) const { return p.schedule.time(direction, i); }
+  int64_t before(int64_t t) const { return Schedule::before(direction, t); }
+  int64_t after(int64_t t) const { return Schedule::after(direction, t); }
   template <class T>
   T* at(const Sequence& s, int64_t t, int64_t m) const {
-    return static_cast<T*>(s.data) + p.schedule.offset(s, t, row + m);
+    return p.at<T>(s, t, row + m);
   }
   template <class T>
   T* at(const State& s, int64_t m) const {
-    return static_cast<T*>(s.data) + direction * s.direction_stride + place(m) * s.row_stride;
+    return p.at<T>(s, direction, row + m);
   }
-  // Among the rows that run, where buffers of the drivers' own keep row m of step t.
-  int64_t running(int64_t t, int64_t m) const { return p.schedule.first(t) + row + m; }
+  // Where buffers [active rows] keep row m of step t.
+  int64_t active_row(int64_t t, int64_t m) const { return p.schedule.first(t) + row + m; }
 
-  // The slice's columns of `columns`, in whole units of `unit`.
-  Range part(int64_t columns, int64_t unit) const {
-    const int64_t units = (columns + unit - 1) / unit;
-    return {units * first_share / shares * unit, units * last_share / shares * unit};
+  // The slice's blocks of `blocks`, in whole multiples of `multiple`.
+  Range part(int64_t blocks, int64_t multiple) const {
+    const int64_t parts = (blocks + multiple - 1) / multiple;
+    return {parts * first_share / shares * multiple, parts * last_share / shares * multiple};
   }
 };
 
@@ -63,7 +59,7 @@ struct Slice {
 inline int64_t first_row(const Schedule& s, int64_t groups, int64_t group) {
   if (!s.lengths || group == groups) return s.batch * group / groups;
   int64_t row = 0;
-  for (int64_t steps = 0; row < s.batch && steps * groups < s.rows() * group; ++row) {
+  for (int64_t steps = 0; row < s.batch && steps * groups < s.active_rows() * group; ++row) {
     steps += s.lengths[row];
   }
   return std::clamp(row, group, s.batch - groups + group);
@@ -92,7 +88,7 @@ inline int64_t count_slices(const ScanParams& p, const Plan& plan) {
 }
 
 // All rows and units of one direction.
-inline Slice whole(const ScanParams& p, int64_t direction) {
+inline Slice whole(const ScanParams& p, int direction) {
   return {p, 0, 0, direction, 0, p.schedule.batch, 0, 1, 1};
 }
 
@@ -111,7 +107,7 @@ void run_slices(const ScanParams& p, const Plan& plan, const Pool& pool, double 
       const Slice slice{.p = p,
                         .index = at,
                         .team = team,
-                        .direction = team / plan.row_groups,
+                        .direction = int(team / plan.row_groups),
                         .row = rows.begin,
                         .rows = rows.end - rows.begin,
                         .first_share = first,
@@ -119,23 +115,6 @@ void run_slices(const ScanParams& p, const Plan& plan, const Pool& pool, double 
                         .shares = shares};
       Member member(teams[team], last - first, shares);
       run(slice, member);
-    }
-  });
-}
-
-// Packs matrices, each in [0, count(i)) parts, on all threads.
-template <class W>
-void pack_all(W* const* weights, int count, double elements, const Pool& pool) {
-  constexpr double kFlops = 16;  // what packing an element costs, as arithmetic
-  int64_t total = 0;
-  for (int i = 0; i < count; ++i) total += weights[i]->parts();
-  pool.for_ranges(total, kFlops * elements, [&](int64_t begin, int64_t end) {
-    int64_t first = 0;
-    for (int i = 0; i < count; ++i) {
-      const int64_t parts = weights[i]->parts();
-      weights[i]->pack(std::clamp<int64_t>(begin - first, 0, parts),
-                       std::clamp<int64_t>(end - first, 0, parts));
-      first += parts;
     }
   });
 }

@@ -12,17 +12,17 @@ namespace fastrnn::cpu {
 // a W^T + bias for a weight [gates * units, depth] with its rows ordered by gate, as in torch.nn.
 // Packed into panels where it serves many rows; used where it lies where packing would cost more.
 template <class Arch, class T>
-class GateWeights {
+class ForwardWeights {
  public:
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
-  GateWeights() = default;
+  ForwardWeights() = default;
 
   // panel_rows: how many rows each product will have; 0: do not pack.
-  GateWeights(const void* weight, const void* bias, int gates, int64_t units, int64_t depth,
-              int64_t panel_rows)
+  ForwardWeights(const void* weight, const void* bias, int gates, int64_t units, int64_t depth,
+                 int64_t panel_rows)
       : weight_(static_cast<const T*>(weight)),
         bias_source_(static_cast<const T*>(bias)),
         gates_(gates),

@@ -11,16 +11,16 @@ namespace fastrnn::cpu {
 // a W for a row-major weight [depth, units]. Packed into panels where it serves many rows; used
 // where it lies, but for the last columns, where packing would cost more.
 template <class Arch, class T>
-class PlainWeights {
+class BackwardWeights {
  public:
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
-  PlainWeights() = default;
+  BackwardWeights() = default;
 
   // panel_rows: how many rows each product will have; 0: do not pack what can be used in place.
-  PlainWeights(const void* weight, int64_t depth, int64_t units, int64_t panel_rows)
+  BackwardWeights(const void* weight, int64_t depth, int64_t units, int64_t panel_rows)
       : weight_(static_cast<const T*>(weight)), units_(units) {
     const int64_t columns = (units + W - 1) / W;
     panels_.depth = depth;
@@ -37,6 +37,7 @@ class PlainWeights {
 
   int vectors() const { return panels_.vectors; }
   int64_t columns() const { return panels_.columns; }
+  int64_t depth() const { return panels_.depth; }
   int64_t parts() const { return (panels_.columns - in_place_) / panels_.vectors; }
   int64_t part_size() const { return panels_.depth * panels_.stride(); }
 
@@ -49,11 +50,12 @@ class PlainWeights {
     }
   }
 
-  // c[rows][columns] = a W + init for columns [begin, end), multiples of vectors(); c and init
-  // begin at column `begin`, and a null init is 0. Blocks of the depth go outside, so that a block
-  // of a stays in the second-level cache for all columns.
+  // c[rows][columns] = a W + init for columns [begin, end), multiples of vectors(), as far as there
+  // are any; c and init begin at column `begin`, and a null init is 0. Blocks of the depth go
+  // outside, so that a block of a stays in the second-level cache for all columns.
   void multiply(int64_t rows, const C* a, int64_t a_stride, int64_t begin, int64_t end,
                 const C* init, int64_t init_stride, C* c, int64_t c_stride) const {
+    end = std::min(end, panels_.columns);
     for (int64_t k = 0; k < panels_.depth; k += kDepthBlock) {
       const int64_t depth = std::min(kDepthBlock, panels_.depth - k);
       for (int64_t column = begin; column < end; column += panels_.vectors) {

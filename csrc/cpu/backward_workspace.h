@@ -1,0 +1,169 @@
+// What a backward pass works with: how it is shared out, its packed weights and its buffers, and
+// where in them the values of a step lie.
+#pragma once
+
+#include <numeric>
+#include <vector>
+
+#include "backward_weights.h"
+#include "buffer.h"
+#include "cell_kernels.h"
+#include "forward_workspace.h"
+#include "pack.h"
+#include "slice.h"
+
+namespace fastrnn::cpu {
+
+template <class Arch, class T>
+struct BackwardWorkspace {
+  using C = Compute<T>;
+  static constexpr int W = Vec<C, Arch::kBytes>::kSize;
+  using PackedWeights = BackwardWeights<Arch, T>;
+
+  BackwardWorkspace(const ScanParams& params, const CellLayout& layout, const Pool& threads)
+      : p(params), s(params.schedule), cell(layout), pool(threads) {
+    make_plan();
+    make_weights();
+    make_buffers();
+  }
+
+  int64_t size(Size of) const { return of == kOutputSize ? p.output_size : p.hidden_size; }
+  // The slice's own units of a size, in vectors, and the same in units.
+  Range own_blocks(const Slice& slice, Size of) const {
+    return slice.part((size(of) + W - 1) / W, share_[of]);
+  }
+  Range own_units(const Slice& slice, Size of) const {
+    const Range own = own_blocks(slice, of);
+    return {own.begin * W, std::min(own.end * W, size(of))};
+  }
+
+  // Of the gates that multiply an operand, by which their gradients become the operand's.
+  const PackedWeights& operand_weights(int64_t direction, int q) const {
+    return weights_[direction].operand[q];
+  }
+  const PackedWeights& input_weights(int64_t direction, int run) const {
+    return weights_[direction].input[run];
+  }
+  bool wants_weights() const { return p.grad_weights[0].ih != nullptr; }
+
+  // A row of gradients of the cell's gates.
+  C* grads(int64_t direction, int64_t active_row) const {
+    return grads_.get() + (direction * s.active_rows() + active_row) * grad_stride;
+  }
+  // An operand from 1 on, for the weights' gradients.
+  T* operand(int64_t direction, int q, int64_t active_row) const {
+    const int64_t index = direction * (cell.operands - 1) + q - 1;
+    return operand_.get() + (index * s.active_rows() + active_row) * p.hidden_size;
+  }
+  C* carry(const Slice& slice, int k, int64_t m) const {
+    const int64_t index = slice.direction * cell.states + k;
+    return carry_.get() + (index * s.batch + slice.row + m) * state_stride_;
+  }
+  // State k >= 1 before a row's first step.
+  C* initial(const Slice& slice, int k, int64_t m) const {
+    const int64_t index = slice.direction * (cell.states - 1) + k - 1;
+    return initial_.get() + (index * s.batch + slice.row + m) * state_stride_;
+  }
+  C* product(const Slice& slice) const {
+    return product_.get() + slice.index * rows * product_stride;
+  }
+  BackwardRow<T>* row(const Slice& slice) const { return row_.get() + slice.index * rows; }
+
+  void pack() {
+    std::vector<PackedWeights*> all;
+    double elements = 0;
+    auto add = [&](PackedWeights& w) {
+      all.push_back(&w);
+      elements += double(w.parts()) * w.part_size();
+    };
+    for (int64_t d = 0; d < p.directions; ++d) {
+      for (int q = 0; q < cell.operands; ++q) add(weights_[d].operand[q]);
+      for (int run = 0; p.grad_x.data && run < cell.x_runs; ++run) add(weights_[d].input[run]);
+    }
+    pack_all(all, elements, pool);
+  }
+
+  const ScanParams& p;
+  const Schedule& s;
+  const CellLayout& cell;
+  const Pool& pool;
+  Plan plan;
+  int64_t rows = 0;  // of the largest row group
+  int64_t grad_stride = 0, product_stride = 0;
+
+ private:
+  struct Direction {
+    PackedWeights operand[kMaxOperands], input[kMaxGates];
+  };
+
+  void make_plan() {
+    plan =
+        cpu::make_plan({.threads = pool.threads,
+                        .directions = p.directions,
+                        .batch = s.batch,
+                        .steps = s.steps,
+                        .depth = cell.h_blocks * p.hidden_size,
+                        .columns = p.output_size,
+                        .column_groups = std::max<int64_t>(1, p.output_size / W / kMaxTileVectors),
+                        .element_size = sizeof(C),
+                        .meetings = cell.phases});
+    rows = max_rows(p, plan);
+  }
+
+  void make_weights() {
+    const bool few = s.active_rows() <= kFewRows;
+    const int64_t hidden = p.hidden_size;
+    for (int64_t d = 0; d < p.directions; ++d) {
+      const Weights& w = p.weights[d];
+      for (int q = 0; q < cell.operands; ++q) {
+        const Product& gates = cell.operand_product[q];
+        const int64_t gate_size = size(cell.size_of_gates(q)), units = size(cell.operand_size[q]);
+        const bool recurrent = cell.size_of_gates(q) == kHiddenSize;
+        const T* from = static_cast<const T*>(recurrent ? w.hh : w.hr);
+        weights_[d].operand[q] = {from + gates.first * gate_size * units, gates.count * gate_size,
+                                  units, few ? 0 : rows};
+        int64_t& share = share_[cell.operand_size[q]];
+        share = std::lcm(share, weights_[d].operand[q].vectors());
+      }
+      for (int run = 0; p.grad_x.data && run < cell.x_runs; ++run) {
+        const auto& [block, _, count] = cell.x_run[run];
+        weights_[d].input[run] = {static_cast<const T*>(w.ih) + block * hidden * p.input_size,
+                                  count * hidden, p.input_size, few ? 0 : s.active_rows()};
+      }
+    }
+  }
+
+  void make_buffers() {
+    const int64_t directions = p.directions, active = s.active_rows();
+    grad_stride = padded(cell.grad_row(p.hidden_size, p.output_size));
+    state_stride_ = padded(std::max(p.hidden_size, p.output_size));
+    grads_ = Buffer<C>(directions * active * grad_stride);
+    operand_ =
+        Buffer<T>(wants_weights() ? directions * (cell.operands - 1) * active * p.hidden_size : 0);
+    carry_ = Buffer<C>(directions * cell.states * s.batch * state_stride_);
+    initial_ = Buffer<C>(directions * (cell.states - 1) * s.batch * state_stride_);
+    // A row has the products of all operands that a phase makes, and is no power of 2.
+    int64_t blocks = 0, operands = 1;
+    for (int q = 0; q < cell.operands; ++q) {
+      blocks = std::max(blocks, operand_weights(0, q).columns());
+    }
+    for (const PhaseLayout& phase : cell.phase)
+      operands = std::max<int64_t>(operands, phase.operands);
+    product_stride = (operands * (blocks + std::max(share_[0], share_[1])) + 1) * W;
+    product_ = Buffer<C>(count_slices(p, plan) * rows * product_stride);
+    row_ = Buffer<BackwardRow<T>>(count_slices(p, plan) * rows);
+    prefer_huge_pages(p.grad_x.data, active * p.input_size * sizeof(T));
+  }
+
+  Direction weights_[2];
+  int64_t share_[2] = {1, 1};  // by size: the blocks that are shared out as one
+  int64_t state_stride_ = 0;
+  Buffer<C> grads_;    // [D][active rows]
+  Buffer<T> operand_;  // [D][operands - 1][active rows]
+  Buffer<C> carry_;    // [D][states][B]
+  Buffer<C> initial_;  // [D][states - 1][B]
+  Buffer<C> product_;
+  Buffer<BackwardRow<T>> row_;
+};
+
+}  // namespace fastrnn::cpu
