@@ -21,6 +21,12 @@ class Forward : public Run {
   struct Operand {
     Matrix value, product;
     Tensor weights, value_view, product_view;
+
+    void set_rows(const Gemm& gemm, int64_t rows) {
+      value.rows = product.rows = rows;
+      value_view = gemm.view(value);
+      product_view = gemm.view_sums(product);
+    }
   };
 
   void multiply_inputs() {
@@ -73,11 +79,7 @@ class Forward : public Run {
       if (step.rows == 0) continue;
       if (step.rows != active) {
         active = step.rows;
-        for (Operand& operand : operands) {
-          operand.value.rows = operand.product.rows = active;
-          operand.value_view = gemm.view(operand.value);
-          operand.product_view = gemm.view_sums(operand.product);
-        }
+        for (int q = 0; q < cell.operands; ++q) operands[q].set_rows(gemm, active);
       }
       multiply(0, 1);
       for (int k = 0; k < cell.phases; ++k) {
