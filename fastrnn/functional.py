@@ -89,7 +89,7 @@ def _zeros(
     """The states that an exported program names: AOTInductor calls no op with an empty list."""
     rows, output_size = weights[1].shape
     info = ops.CELLS[cell]
-    sizes = [output_size] + [rows // info.gates] * (info.states - 1)
+    sizes = [output_size] + [rows // info.h_blocks] * (info.states - 1)
     batch = x.shape[0 if x.dim() == 2 or batch_first else 1]
     leading = (batch,) if x.dim() == 2 else (2 if bidirectional else 1, batch)
     return [x.new_zeros(*leading, size) for size in sizes]

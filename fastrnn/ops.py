@@ -43,17 +43,59 @@ _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 class CellInfo(NamedTuple):
-    """A cell as the kernels know it: gates, states and saved values per hidden unit."""
+    """A cell as the kernels know it."""
 
-    gates: int
+    x_blocks: int  # blocks of H rows in weight_ih
+    h_blocks: int  # in weight_hh
     states: int
-    saved: int
+    saved: int  # values per hidden unit
+    weights: int  # of each hidden unit alone: weight_peephole is [weights * H]
+    projects: bool  # whether it has a form with weight_hr
+    takes_x: bool  # whether it has a form that takes x itself, with one block less in weight_ih
+
+    def shapes(
+        self,
+        input_size: int,
+        hidden_size: int,
+        proj_size: int = 0,
+        bias: bool = True,
+        takes_x: bool = False,
+    ) -> dict[str, tuple[int, ...]]:
+        """The weights of one direction in the order that the op takes them in, with their shapes.
+
+        The op finds out the form of a cell by them: bias, proj_size and takes_x say which one.
+        """
+        x_rows, h_rows = (self.x_blocks - takes_x) * hidden_size, self.h_blocks * hidden_size
+        found: dict[str, tuple[int, ...]] = {
+            "weight_ih": (x_rows, input_size),
+            "weight_hh": (h_rows, proj_size or hidden_size),
+        }
+        if bias:
+            found |= {"bias_ih": (x_rows,), "bias_hh": (h_rows,)}
+        if proj_size:
+            found["weight_hr"] = (proj_size, hidden_size)
+        if self.weights:
+            found["weight_peephole"] = (self.weights * hidden_size,)
+        return found
 
 
-CELLS = {
-    name: CellInfo(*map(int, numbers))
-    for name, *numbers in map(str.split, torch.ops.fastrnn.cells().splitlines())
-}
+def _cells() -> dict[str, CellInfo]:
+    """The forms of a cell differ in no more than what CellInfo says."""
+    found: dict[str, CellInfo] = {}
+    for line in torch.ops.fastrnn.cells().splitlines():
+        name, *numbers = line.split()
+        x_blocks, h_blocks, states, saved, weights, projects, takes_x = map(int, numbers)
+        form = CellInfo(
+            x_blocks + takes_x, h_blocks, states, saved, weights, bool(projects), bool(takes_x)
+        )
+        other = found.get(name, form)
+        found[name] = form._replace(
+            projects=form.projects or other.projects, takes_x=form.takes_x or other.takes_x
+        )
+    return found
+
+
+CELLS = _cells()
 
 
 class Layer(NamedTuple):
@@ -384,8 +426,7 @@ def _(
     _check_device(x, states, "hidden")
     info = CELLS[cell]
     directions = 2 if bidirectional else 1
-    count = len(weights) // directions
-    hidden_size = weights[1].shape[0] // info.gates
+    hidden_size = weights[1].shape[0] // info.h_blocks
     output_size = weights[1].shape[1]
     leading, features = x.shape[:-1], x.shape[-1]
     sizes = [output_size] + [hidden_size] * (info.states - 1)
@@ -408,8 +449,6 @@ def _(
         for size in sizes[1:]:
             out.append(x.new_empty(*leading, directions * size, dtype=compute))
         out.append(x.new_empty(rows, directions, info.saved * hidden_size))
-        if count % 2:
-            out.append(x.new_empty(rows, directions, hidden_size))
     return out
 
 

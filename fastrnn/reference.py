@@ -7,29 +7,49 @@ derivatives that the kernels do not have: the second ones, and forward-mode tang
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-Step = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
+
+class Recurrent(Protocol):
+    """Products with the recurrent weights: of an operand, [B, H] or [B, P], and the blocks [first,
+    first + count) of weight_hh, with their biases. Returns the parts, each [B, H]."""
+
+    def __call__(self, operand: Tensor, first: int, count: int) -> Sequence[Tensor]: ...
 
 
 class Cell(NamedTuple):
-    """A cell's equations, its gates per hidden unit, and its states, of which the first is h."""
+    """A cell's equations, and what a letter means in its weights.
 
-    step: Step
-    gates: int
-    states: int
+    step(x, w, s, *p) computes the states after a step:
+        x: the parts W_ih x + b_ih of the gates in the order of weight_ih, each [B, H].
+        w: the recurrent products; see Recurrent.
+        s: the states before the step, h first.
+        p: the peepholes by gate, each [H], in a cell that has them.
+    """
+
+    step: Callable[..., tuple[Tensor, ...]]
+    x: str  # the gates that have H rows each in weight_ih and bias_ih, in their order
+    h: str  # in weight_hh and bias_hh
+    states: int = 1
+    peepholes: str = ""
+    itself: str = ""  # a gate that takes x itself where weight_ih has no rows for it
 
 
-def lstm(x: Sequence[Tensor], r: Sequence[Tensor], s: Sequence[Tensor]) -> tuple[Tensor, ...]:
+Parts = Sequence[Tensor]
+
+
+def lstm(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
     """Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; torch.nn.LSTM.
 
-    x, r: the gates' parts W_ih x + b_ih and W_hh h + b_hh, in the order i f g o, each [B, H].
-    s: the states (h, c) before the step. Returns those after it.
+    i = sigmoid(W_xi x + W_hi h)    g = tanh(W_xg x + W_hg h)    c' = f c + i g
+    f = sigmoid(W_xf x + W_hf h)    o = sigmoid(W_xo x + W_ho h) h' = o tanh(c')
     """
+    r = w(s[0], 0, 4)
     i = torch.sigmoid(x[0] + r[0])
     f = torch.sigmoid(x[1] + r[1])
     g = torch.tanh(x[2] + r[2])
@@ -38,33 +58,157 @@ def lstm(x: Sequence[Tensor], r: Sequence[Tensor], s: Sequence[Tensor]) -> tuple
     return o * torch.tanh(c), c
 
 
-def gru(x: Sequence[Tensor], r: Sequence[Tensor], s: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def lstm_i(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """LSTM without its input gate, i = 1: LSTM-i of Jozefowicz et al. 2015."""
+    r = w(s[0], 0, 3)
+    f = torch.sigmoid(x[0] + r[0])
+    g = torch.tanh(x[1] + r[1])
+    o = torch.sigmoid(x[2] + r[2])
+    c = f * s[1] + g
+    return o * torch.tanh(c), c
+
+
+def lstm_f(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """LSTM without its forget gate, f = 1: LSTM-f of Jozefowicz et al. 2015; the LSTM of 1997."""
+    r = w(s[0], 0, 3)
+    i = torch.sigmoid(x[0] + r[0])
+    g = torch.tanh(x[1] + r[1])
+    o = torch.sigmoid(x[2] + r[2])
+    c = s[1] + i * g
+    return o * torch.tanh(c), c
+
+
+def lstm_o(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """LSTM without its output gate, o = 1: LSTM-o of Jozefowicz et al. 2015."""
+    r = w(s[0], 0, 3)
+    i = torch.sigmoid(x[0] + r[0])
+    f = torch.sigmoid(x[1] + r[1])
+    g = torch.tanh(x[2] + r[2])
+    c = f * s[1] + i * g
+    return torch.tanh(c), c
+
+
+def lstm_peephole(x: Parts, w: Recurrent, s: Parts, p: Parts) -> tuple[Tensor, ...]:
+    """Gers & Schmidhuber 2000: the gates see c, too, i and f before the step and o after it.
+
+    i = sigmoid(W_xi x + W_hi h + p_i c)    g = tanh(W_xg x + W_hg h)              c' = f c + i g
+    f = sigmoid(W_xf x + W_hf h + p_f c)    o = sigmoid(W_xo x + W_ho h + p_o c')  h' = o tanh(c')
+    """
+    r = w(s[0], 0, 4)
+    i = torch.sigmoid(x[0] + r[0] + p[0] * s[1])
+    f = torch.sigmoid(x[1] + r[1] + p[1] * s[1])
+    g = torch.tanh(x[2] + r[2])
+    c = f * s[1] + i * g
+    o = torch.sigmoid(x[3] + r[3] + p[2] * c)
+    return o * torch.tanh(c), c
+
+
+def gru(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
     """Cho et al. 2014 with the reset gate after the recurrent product; torch.nn.GRU.
 
-    Arguments as of lstm, in the order r z n, with the one state h.
+    r = sigmoid(W_xr x + W_hr h)    n = tanh(W_xn x + r (W_hn h))
+    z = sigmoid(W_xz x + W_hz h)    h' = (1 - z) n + z h
     """
-    reset = torch.sigmoid(x[0] + r[0])
-    update = torch.sigmoid(x[1] + r[1])
-    new = torch.tanh(x[2] + reset * r[2])
-    return ((1 - update) * new + update * s[0],)
+    part = w(s[0], 0, 3)
+    r = torch.sigmoid(x[0] + part[0])
+    z = torch.sigmoid(x[1] + part[1])
+    n = torch.tanh(x[2] + r * part[2])
+    return ((1 - z) * n + z * s[0],)
 
 
-def rnn_tanh(x: Sequence[Tensor], r: Sequence[Tensor], s: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Elman 1990; torch.nn.RNN."""
-    return (torch.tanh(x[0] + r[0]),)
+def gru_before(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """Cho et al. 2014 as published: the reset gate acts on h before the recurrent product.
+
+    r = sigmoid(W_xr x + W_hr h)    n = tanh(W_xn x + W_hn (r h))
+    z = sigmoid(W_xz x + W_hz h)    h' = (1 - z) n + z h
+    """
+    part = w(s[0], 0, 2)
+    r = torch.sigmoid(x[0] + part[0])
+    z = torch.sigmoid(x[1] + part[1])
+    n = torch.tanh(x[2] + w(r * s[0], 2, 1)[0])
+    return ((1 - z) * n + z * s[0],)
 
 
-def rnn_relu(x: Sequence[Tensor], r: Sequence[Tensor], s: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """torch.nn.RNN with nonlinearity="relu"."""
-    return (torch.relu(x[0] + r[0]),)
+def rnn_tanh(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """Elman 1990; torch.nn.RNN: h' = tanh(W_x x + W_h h)."""
+    return (torch.tanh(x[0] + w(s[0], 0, 1)[0]),)
+
+
+def rnn_relu(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """torch.nn.RNN with nonlinearity="relu": h' = relu(W_x x + W_h h)."""
+    return (torch.relu(x[0] + w(s[0], 0, 1)[0]),)
+
+
+def mut1(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """MUT1 of Jozefowicz et al. 2015. In the learned form W_xn x stands for x itself.
+
+    r = sigmoid(W_xr x + W_hr h)    n = tanh(W_hn (r h) + tanh(x))
+    z = sigmoid(W_xz x)             h' = n z + h (1 - z)
+    """
+    r = torch.sigmoid(x[0] + w(s[0], 0, 1)[0])
+    z = torch.sigmoid(x[1])
+    n = torch.tanh(w(r * s[0], 1, 1)[0] + torch.tanh(x[2]))
+    return (n * z + s[0] * (1 - z),)
+
+
+def mut2(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """MUT2 of Jozefowicz et al. 2015. In the learned form W_xr x stands for x itself.
+
+    r = sigmoid(x + W_hr h)         n = tanh(W_xn x + W_hn (r h))
+    z = sigmoid(W_xz x + W_hz h)    h' = n z + h (1 - z)
+    """
+    part = w(s[0], 0, 2)
+    r = torch.sigmoid(x[0] + part[0])
+    z = torch.sigmoid(x[1] + part[1])
+    n = torch.tanh(x[2] + w(r * s[0], 2, 1)[0])
+    return (n * z + s[0] * (1 - z),)
+
+
+def mut3(x: Parts, w: Recurrent, s: Parts) -> tuple[Tensor, ...]:
+    """MUT3 of Jozefowicz et al. 2015.
+
+    r = sigmoid(W_xr x + W_hr h)          n = tanh(W_xn x + W_hn (r h))
+    z = sigmoid(W_xz x + W_hz tanh(h))    h' = n z + h (1 - z)
+    """
+    r = torch.sigmoid(x[0] + w(s[0], 0, 1)[0])
+    z = torch.sigmoid(x[1] + w(torch.tanh(s[0]), 1, 1)[0])
+    n = torch.tanh(x[2] + w(r * s[0], 2, 1)[0])
+    return (n * z + s[0] * (1 - z),)
 
 
 CELLS = {
-    "lstm": Cell(lstm, gates=4, states=2),
-    "gru": Cell(gru, gates=3, states=1),
-    "rnn_tanh": Cell(rnn_tanh, gates=1, states=1),
-    "rnn_relu": Cell(rnn_relu, gates=1, states=1),
+    "lstm": Cell(lstm, "ifgo", "ifgo", states=2),
+    "lstm_i": Cell(lstm_i, "fgo", "fgo", states=2),
+    "lstm_f": Cell(lstm_f, "igo", "igo", states=2),
+    "lstm_o": Cell(lstm_o, "ifg", "ifg", states=2),
+    "lstm_peephole": Cell(lstm_peephole, "ifgo", "ifgo", states=2, peepholes="ifo"),
+    "gru": Cell(gru, "rzn", "rzn"),
+    "gru_before": Cell(gru_before, "rzn", "rzn"),
+    "rnn_tanh": Cell(rnn_tanh, "h", "h"),
+    "rnn_relu": Cell(rnn_relu, "h", "h"),
+    "mut1": Cell(mut1, "rzn", "rn", itself="n"),
+    "mut2": Cell(mut2, "rzn", "rzn", itself="r"),
+    "mut3": Cell(mut3, "rzn", "rzn"),
 }
+
+
+class Weights(NamedTuple):
+    """The weights of one direction."""
+
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    hr: Tensor | None = None
+    peephole: Tensor | None = None
+
+    @staticmethod
+    def of(cell: str, tensors: Sequence[Tensor]) -> Weights:
+        """From the list that the op takes, which leaves out what there is not."""
+        ih, hh, *rest = tensors
+        peephole = rest.pop() if CELLS[cell].peepholes else None
+        hr = rest.pop() if len(rest) % 2 else None
+        return Weights(ih, hh, *(rest or (None, None)), hr, peephole)
 
 
 def scan(
@@ -117,24 +261,34 @@ def _direction(
     reverse: bool,
 ) -> tuple[list[Tensor], Sequence[Tensor]]:
     """One direction. Returns all states of every step, [T, B, features], and the last ones."""
-    step, gates, count = CELLS[cell]
-    w_ih, w_hh, *rest = weights
-    b_ih, b_hh = rest[:2] if len(rest) >= 2 else (None, None)
-    w_hr = rest[-1] if len(rest) % 2 else None
+    form, own = CELLS[cell], Weights.of(cell, weights)
     steps, batch = x.shape[:2]
+    hidden_size = own.hh.shape[0] // len(form.h)
     if not states:
-        sizes = [w_hh.shape[1]] + [w_hh.shape[0] // gates] * (count - 1)
+        sizes = [own.hh.shape[1]] + [hidden_size] * (form.states - 1)
         states = [x.new_zeros(batch, size) for size in sizes]
+    blocks = own.ih.shape[0] // hidden_size
+    peepholes = () if own.peephole is None else (own.peephole.chunk(len(form.peepholes)),)
+
+    @cache
+    def rows(first: int, count: int) -> Sequence[Tensor]:
+        both = slice(first * hidden_size, (first + count) * hidden_size)
+        return [w[both] for w in (own.hh, own.bias_hh) if w is not None]
+
+    def recurrent(operand: Tensor, first: int, count: int) -> Sequence[Tensor]:
+        return linear(operand, *rows(first, count)).chunk(count, -1)
+
     every: list[Sequence[Tensor]] = [()] * steps
     for t in reversed(range(steps)) if reverse else range(steps):
         before = states
         if resets is not None:
             before = [torch.where(resets[t][:, None], torch.zeros_like(s), s) for s in states]
-        from_x = linear(x[t], w_ih, b_ih).chunk(gates, -1)
-        from_h = linear(before[0], w_hh, b_hh).chunk(gates, -1)
-        after = step(from_x, from_h, before)
-        if w_hr is not None:
-            after = (linear(after[0], w_hr), *after[1:])
+        from_x = list(linear(x[t], own.ih, own.bias_ih).chunk(blocks, -1))
+        if blocks < len(form.x):
+            from_x.insert(form.x.index(form.itself), x[t])
+        after = form.step(from_x, recurrent, before, *peepholes)
+        if own.hr is not None:
+            after = (linear(after[0], own.hr), *after[1:])
         every[t] = after
         if lengths is not None:
             runs = (lengths.to(x.device) > t)[:, None]
