@@ -178,10 +178,12 @@ class Scan:
 def differences(scan: Scan, backend: Backend) -> list[str]:
     """Where a backend is less accurate than the CPU's kernels in the same type.
 
-    Which side of relu's kink a 16-bit rounding falls on is a matter of luck, and throws whole
-    gradients off: there, most of five draws must agree.
+    Which side of relu's kink a rounding falls on is a matter of luck, and throws whole gradients
+    off; and so it is whether the only number of a gradient is next to 0. There, most of five draws
+    must agree.
     """
-    if scan.cell != "rnn_relu" or "16" not in scan.arithmetic:
+    kinked = scan.cell == "rnn_relu" and scan.arithmetic in ("tf32", "float16", "bfloat16")
+    if not kinked and scan.H > 1:
         return differences_of_one_draw(scan, backend)
     wrong: list[list[str]] = []
     for seed in range(5):
