@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <optional>
 #include <sstream>
@@ -17,6 +18,7 @@
 
 #include "cells/cells.h"
 #include "scan.h"
+#include "shape.h"
 
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK  // as PyTorch 2.11 calls it
 #define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
@@ -27,7 +29,6 @@ namespace fastrnn {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
-using Shape = std::vector<int64_t>;
 
 // The arguments that scan and scan_backward share.
 struct ScanArguments {
@@ -50,21 +51,17 @@ template <class... Parts>
   if (!(condition)) [[unlikely]]   \
   fastrnn::fail(__VA_ARGS__)
 
-inline std::string describe(const Shape& shape) {
+template <class Sizes>
+std::string describe(const Sizes& sizes) {
   std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  for (int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
   return text + "]";
-}
-
-inline Shape shape_of(const Tensor& t) {
-  const auto sizes = t.sizes();
-  return {sizes.begin(), sizes.end()};
 }
 
 inline void check_shape(const Tensor& t, const Shape& expected, std::string_view name) {
   const auto sizes = t.sizes();
   FRNN_CHECK(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()), "Expected ",
-             name, " of shape ", describe(expected), ", got ", describe(shape_of(t)));
+             name, " of shape ", describe(expected), ", got ", describe(sizes));
 }
 
 inline Type type_of(const Tensor& x) {
@@ -151,9 +148,8 @@ class Scan {
 
   // The shape of a sequence with as many rows as x.
   Shape sequence_shape(int64_t features) const {
-    Shape shape = shape_of(args_.x);
-    shape.back() = features;
-    return shape;
+    const Tensor& x = args_.x;
+    return x.dim() == 2 ? Shape{x.size(0), features} : Shape{x.size(0), x.size(1), features};
   }
   Shape state_shape(int state) const {
     const int64_t size = state ? params.hidden_size : params.output_size;
@@ -170,43 +166,40 @@ class Scan {
     void* Weights::* slot;
     const char* name;
     Shape shape;
+    bool given;
   };
-  std::vector<WeightKind> weight_kinds() const {
+  std::array<WeightKind, 6> weight_kinds() const {
     const int64_t hidden = params.hidden_size, output = params.output_size;
     const int64_t x_rows = cell().x_blocks * hidden, h_rows = cell().h_blocks * hidden;
-    std::vector<WeightKind> kinds{{&Weights::ih, "weight_ih", {x_rows, params.input_size}},
-                                  {&Weights::hh, "weight_hh", {h_rows, output}}};
-    if (bias_) {
-      kinds.push_back({&Weights::bias_ih, "bias_ih", {x_rows}});
-      kinds.push_back({&Weights::bias_hh, "bias_hh", {h_rows}});
-    }
-    if (cell().projected) kinds.push_back({&Weights::hr, "weight_hr", {output, hidden}});
-    if (cell().weights) {
-      kinds.push_back({&Weights::peephole, "weight_peephole", {cell().weights * hidden}});
-    }
-    return kinds;
+    return {
+        {{&Weights::ih, "weight_ih", {x_rows, params.input_size}, true},
+         {&Weights::hh, "weight_hh", {h_rows, output}, true},
+         {&Weights::bias_ih, "bias_ih", {x_rows}, bias_},
+         {&Weights::bias_hh, "bias_hh", {h_rows}, bias_},
+         {&Weights::hr, "weight_hr", {output, hidden}, cell().projected},
+         {&Weights::peephole, "weight_peephole", {cell().weights * hidden}, cell().weights > 0}}};
   }
-  bool may_pad() const { return args_.lengths.has_value(); }
 
   // By the C shim: through the dispatcher it takes three times as long, 1.5 us.
   Tensor empty_tensor(const Shape& shape, ScalarType type) const {
-    Shape strides(shape.size(), 1);
-    for (size_t i = shape.size() - 1; i > 0; --i) {
-      strides[i - 1] = strides[i] * std::max<int64_t>(shape[i], 1);
+    int64_t strides[Shape::kMaxDims], stride = 1;
+    for (size_t i = shape.size(); i-- > 0; stride *= std::max<int64_t>(shape[i], 1)) {
+      strides[i] = stride;
     }
     const auto dtype = torch::stable::detail::from(type);
     AtenTensorHandle handle = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-        int64_t(shape.size()), shape.data(), strides.data(),
-        torch::stable::detail::to<int32_t>(dtype), device_type_, device_index_, &handle));
+        int64_t(shape.size()), shape.data(), strides, torch::stable::detail::to<int32_t>(dtype),
+        device_type_, device_index_, &handle));
     return Tensor(handle);
+  }
+  Tensor zeros_tensor(const Shape& shape, ScalarType type) const {
+    return torch::stable::new_zeros(args_.x, {shape.data(), shape.size()}, type);
   }
   // Padding is never written, so it must start as zeros.
   Tensor sequence_tensor(const Shape& shape, ScalarType type) const {
-    return may_pad() ? torch::stable::new_zeros(args_.x, shape, type) : empty_tensor(shape, type);
+    return args_.lengths ? zeros_tensor(shape, type) : empty_tensor(shape, type);
   }
-
-  const ScanArguments& args() const { return args_; }
 
   // A tensor of the given shape and type on x's device, its features contiguous.
   Tensor hold(const Tensor& t, const Shape& shape, ScalarType type, std::string_view name) {
@@ -284,11 +277,10 @@ class Scan {
     FRNN_CHECK(!(one_step_ && args_.bidirectional), "a single step has one direction");
     params.directions = args_.bidirectional ? 2 : 1;
     params.input_size = x.size(x.dim() - 1);
-    FRNN_CHECK(params.input_size > 0, "input has no features, its shape is ",
-               describe(shape_of(x)));
+    FRNN_CHECK(params.input_size > 0, "input has no features, its shape is ", describe(x.sizes()));
     make_schedule();
     params.schedule = schedule_->get();
-    params.x = sequence(hold(x, shape_of(x), type(), "input"));
+    params.x = sequence(hold(x, sequence_shape(params.input_size), type(), "input"));
   }
 
   void make_schedule() {
@@ -350,7 +342,7 @@ class Scan {
     const Tensor& hh = args_.weights[1];
     FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % any.h_blocks == 0,
                "weight_hh must be of shape [", any.h_blocks, " * hidden_size, hidden_size], got ",
-               describe(shape_of(hh)));
+               describe(hh.sizes()));
     params.hidden_size = hh.size(0) / any.h_blocks;
     params.output_size = projected ? hh.size(1) : params.hidden_size;
     choose_form(forms, projected);
@@ -359,11 +351,10 @@ class Scan {
                "' takes x itself where weight_ih has ", ih_rows,
                " rows, and then needs as many inputs as hidden units, got ", params.input_size,
                " and ", params.hidden_size);
-    const std::vector<WeightKind> kinds = weight_kinds();
     const Tensor* weight = args_.weights.data();
     for (int64_t d = 0; d < params.directions; ++d) {
-      for (const WeightKind& kind : kinds) {
-        params.weights[d].*kind.slot = hold_contiguous(*weight++, kind.shape, kind.name).data_ptr();
+      for (const auto& [slot, name, shape, given] : weight_kinds()) {
+        if (given) params.weights[d].*slot = hold_contiguous(*weight++, shape, name).data_ptr();
       }
     }
   }
@@ -394,8 +385,8 @@ class Scan {
 
   void check_resets() {
     if (!args_.resets) return;
-    Shape shape = shape_of(args_.x);
-    shape.pop_back();
+    const Tensor& x = args_.x;
+    const Shape shape = x.dim() == 2 ? Shape{x.size(0)} : Shape{x.size(0), x.size(1)};
     const Tensor& resets = *args_.resets;
     check_shape(resets, shape, "resets");
     FRNN_CHECK(resets.scalar_type() == ScalarType::Bool, "resets must be a bool tensor");

@@ -80,7 +80,8 @@ Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell
 
   Tensors out;
   auto add = [&](Tensor t) -> const Tensor& { return out.emplace_back(std::move(t)); };
-  if (needs_x) p.grad_x = scan.sequence(add(scan.sequence_tensor(shape_of(scan.args().x), type)));
+  if (needs_x)
+    p.grad_x = scan.sequence(add(scan.sequence_tensor(scan.sequence_shape(p.input_size), type)));
   if (needs_states) {
     for (int k = 0; k < count; ++k) {
       p.grad_initial[k] = scan.state(add(scan.empty_tensor(scan.state_shape(k), type)));
@@ -88,11 +89,12 @@ Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell
   }
   if (needs_weights) {
     for (int64_t d = 0; d < p.directions; ++d) {
-      for (const Scan::WeightKind& kind : scan.weight_kinds()) {
+      for (const auto& [slot, name, shape, given] : scan.weight_kinds()) {
+        if (!given) continue;
         // An empty batch has no gradient to speak of, and no kernel that writes it.
-        Tensor grad = scan.empty() ? torch::stable::new_zeros(scan.args().x, kind.shape, type)
-                                   : scan.empty_tensor(kind.shape, type);
-        p.grad_weights[d].*kind.slot = add(std::move(grad)).data_ptr();
+        Tensor grad =
+            scan.empty() ? scan.zeros_tensor(shape, type) : scan.empty_tensor(shape, type);
+        p.grad_weights[d].*slot = add(std::move(grad)).data_ptr();
       }
     }
   }

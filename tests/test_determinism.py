@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Case, run
+from cases import CELLS, Case, run
 
 import fastrnn
 
@@ -63,7 +63,7 @@ def test_with_projection(dtype: torch.dtype, isa: str, threads: None) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("batch, size", [(40, 96), (3, 300)], ids=["rows", "units"])
 def test_with_lengths_and_resets(
     batch: int, size: int, cell: str, dtype: torch.dtype, isa: str, threads: None

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 import fastrnn
 from fastrnn import functional, reference
 from fastrnn.ops import CELLS
+from fastrnn.reference import Inputs
 
 Call = Callable[[Any], Any]  # of a package: torch.nn or fastrnn
 
@@ -719,7 +720,7 @@ def test_bad_scans(changes: dict, message: str) -> None:
     for needs_grad in (False, True):
         tensors = [t.requires_grad_(needs_grad) for t in given["weights"] if t.is_floating_point()]
         with pytest.raises((RuntimeError, KeyError), match=message):
-            fastrnn.ops.scan(**given)
+            fastrnn.ops.scan(Inputs(**{k: v for k, v in given.items() if k != "save"}))
         for t in tensors:
             t.requires_grad_(False)
 
@@ -818,7 +819,7 @@ def test_weights_may_lie_in_any_way(cell: str, isa: str) -> None:
         given["weights"] = [laid(w.double(), way) for w in given["weights"]]
         given["x"] = laid(given["x"].double(), way)
         given["states"] = [laid(s.double(), way) for s in given["states"]]
-        found, expected = fastrnn.ops.scan(**given), reference.scan(**given)
+        found, expected = fastrnn.ops.scan(Inputs(**given)), reference.scan(Inputs(**given))
         torch.testing.assert_close(found.y, expected[0], rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(found.last, expected[1], rtol=1e-11, atol=1e-12)
 

@@ -12,6 +12,7 @@ from conftest import ISAS
 from torch import Tensor
 
 from fastrnn import ops, reference
+from fastrnn.reference import Inputs
 
 T, B, I, H, P = 6, 5, 3, 7, 4  # noqa: E741
 
@@ -110,7 +111,7 @@ def results(scan: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor
     for key in ("states", "weights"):
         given[key] = [t.clone().requires_grad_() for t in given[key]]
         leaves |= {f"{key} {i}": t for i, t in enumerate(given[key])}
-    y, last, steps = scan(**given)
+    y, last, steps = scan(Inputs(**given))
     found = {"y": y}
     found |= {f"last {i}": t for i, t in enumerate(last)}
     found |= {f"steps {i}": t for i, t in enumerate(steps)}
@@ -212,9 +213,9 @@ def test_packed_is_padded(cell: str, isa: str) -> None:
     lengths = torch.tensor([6, 4, 4, 3, 1])
     sizes = torch.tensor([5, 4, 4, 3, 1, 1])
     given = arguments(cell, bidirectional=True)
-    padded = ops.scan(**given, lengths=lengths, save=True)
+    padded = ops.scan(Inputs(**given, lengths=lengths), save=True)
     runs = torch.arange(T)[:, None] < lengths
-    packed = ops.scan(**{**given, "x": given["x"][runs]}, batch_sizes=sizes, save=True)
+    packed = ops.scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes), save=True)
     assert torch.equal(packed.y, padded.y[runs])
     for found, expected in zip(packed.steps, padded.steps, strict=True):
         assert torch.equal(found, expected[runs])
@@ -227,7 +228,7 @@ def test_a_row_of_length_0_keeps_its_states(cell: str, isa: str) -> None:
     for walk in ("plain", "bidirectional", "all"):
         given = arguments(cell, **WALKS[walk])
         states = [s.requires_grad_() for s in given["states"]]
-        out = ops.scan(**given, lengths=torch.tensor(LENGTHS["mixed"]))
+        out = ops.scan(Inputs(**given, lengths=torch.tensor(LENGTHS["mixed"])))
         for last, state in zip(out.last, states, strict=True):
             assert torch.equal(last[:, 1], state[:, 1])
         grads = torch.autograd.grad(sum(s[:, 1].sum() for s in out.last), states)
@@ -244,8 +245,8 @@ def test_a_reset_cuts_the_past_off(cell: str, isa: str) -> None:
     given["x"].requires_grad_()
     for s in given["states"]:
         s.requires_grad_()
-    whole = ops.scan(**given, resets=at_steps(3))
-    part = ops.scan(**{**given, "x": given["x"][3:], "states": []})
+    whole = ops.scan(Inputs(**given, resets=at_steps(3)))
+    part = ops.scan(Inputs(**{**given, "x": given["x"][3:], "states": []}))
     assert torch.equal(whole.y[3:], part.y)
     grads = torch.autograd.grad(whole.y[3:].sum(), [given["x"], *given["states"]])
     assert grads[0][3:].any() and not grads[0][:3].any()
@@ -273,7 +274,7 @@ def test_garbage_in_gradients_of_padding_stays_there(cell: str, isa: str) -> Non
     leaves = [t.requires_grad_() for t in (given["x"], *given["states"], *given["weights"])]
     found = []
     for garbage in (0.0, float("nan")):
-        out = ops.scan(**given, lengths=lengths)
+        out = ops.scan(Inputs(**given, lengths=lengths))
         sequences = [out.y, *out.steps]
         grads = [torch.ones_like(t).masked_fill(beyond[..., None], garbage) for t in sequences]
         found.append(torch.autograd.grad(sequences, leaves, grads))
@@ -295,20 +296,28 @@ def test_garbage_in_states_that_are_reset_stays_there(cell: str, isa: str) -> No
 @pytest.mark.parametrize("cell", CELLS)
 def test_padded_is_packed_in_other_types(cell: str, dtype: torch.dtype, isa: str) -> None:
     given = arguments(cell, bidirectional=True)
-    given["x"] = given["x"].to(dtype)
+    x = given["x"].to(dtype)
     for key in ("states", "weights"):
-        given[key] = [t.to(dtype) for t in given[key]]
-    lengths = torch.tensor([6, 4, 4, 3, 1])
-    runs = torch.arange(T)[:, None] < lengths
-    padded = ops.scan(**given, lengths=lengths, save=True)
-    packed = ops.scan(
-        **{**given, "x": given["x"][runs]}, batch_sizes=torch.tensor([5, 4, 4, 3, 1, 1]), save=True
-    )
-    for found, expected in ((padded.y, packed.y), *zip(padded.steps, packed.steps, strict=True)):
-        assert torch.equal(found[runs], expected)
-        assert not found[~runs].any()
-    for found, expected in zip(padded.last, packed.last, strict=True):
-        assert torch.equal(found, expected)
+        given[key] = [t.to(dtype).requires_grad_() for t in given[key]]
+
+    def run(x: Tensor, **rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What has a row for each of x, its gradient among it, and what has not."""
+        given["x"] = x.requires_grad_()
+        out = ops.scan(Inputs(**given, **rows))
+        loss = sum(t.float().sin().sum() for t in (out.y, *out.steps, *out.last))
+        grad_x, *grads = torch.autograd.grad(loss, [x, *given["states"], *given["weights"]])
+        return [out.y, *out.steps, grad_x], [*out.last, *grads]
+
+    # The second has so few rows that no weights are packed.
+    for sizes in ([5, 4, 4, 3, 1, 1], [5, 1]):
+        runs = torch.arange(B) < torch.tensor(sizes + [0] * (T - len(sizes)))[:, None]
+        padded, padded_rest = run(x.clone(), lengths=runs.sum(0))
+        packed, packed_rest = run(x[runs], batch_sizes=torch.tensor(sizes))
+        for found, expected in zip(padded, packed, strict=True):
+            assert torch.equal(found[runs], expected)
+            assert not found[~runs].any()
+        for found, expected in zip(padded_rest, packed_rest, strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_layouts_of_lengths_and_resets(assert_like_reference: Check) -> None:
