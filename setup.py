@@ -122,9 +122,7 @@ def kernel_sources() -> list[str]:
                 f"template const CellKernels& kernels_of<{form}, {type_}>();\n"
                 for form in forms[cell]
             )
-            text = (
-                '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n' + kernels + "}\n"
-            )
+            text = '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n' + kernels + "}\n"
             if not source.exists() or source.read_text() != text:
                 source.write_text(text)
             sources.append(str(source))

@@ -118,8 +118,7 @@ py::object plan(const std::string& path, int gates, int64_t hidden_size, int64_t
   Limits limits{arch, multiprocessors, shared_memory, {}, true};
   // On an H200 a cluster of 8 does not find 16 places among 132 multiprocessors.
   if (arch >= 90) limits.clusters[0] = 66, limits.clusters[1] = 30, limits.clusters[2] = 15;
-  const auto found =
-      plan_path({step, batch, directions}, Path(path.at(0)), limits, tensor_cores);
+  const auto found = plan_path({step, batch, directions}, Path(path.at(0)), limits, tensor_cores);
   if (!found) return py::none();
   const Geometry& g = found->geometry;
   return py::dict(py::arg("ctas") = g.ctas, py::arg("units") = g.units, py::arg("rows") = g.rows,

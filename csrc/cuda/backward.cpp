@@ -152,8 +152,8 @@ class Backward : public Run {
   // The run's rows of W_ih, or of their gradients.
   Matrix run_of(void* weights, const fastrnn::Run& run) const {
     const int64_t features = p.input_size;
-    return {row(weights, run.block * p.hidden_size, features * element),
-            run.count * p.hidden_size, features, features};
+    return {row(weights, run.block * p.hidden_size, features * element), run.count * p.hidden_size,
+            features, features};
   }
   Matrix x_rows_of(int direction, int run) const {
     return run_of(p.weights[direction].ih, cell.x_run[run]);

@@ -23,7 +23,8 @@ inline constexpr int kTensorCoreFragments = 16, kFloat32Fragments = 11;
 // How the CTAs of a group hand each other the operand of the next step's product.
 enum class Exchange { kLocal, kCluster, kGrid };
 
-// Whether a cell has persistent kernels: these have one product in a step, and exchange one operand.
+// Whether a cell has persistent kernels: these have one product in a step, and exchange one
+// operand.
 constexpr bool can_persist(const CellLayout& cell) { return cell.phases == 1 && !cell.takes_x(); }
 
 // What a step multiplies: forward, the gates' weights [G units, H] by h; backward, the columns

@@ -1,5 +1,5 @@
-// The kernels of each cell and type, for the drivers. The forms of a cell and a type are compiled in
-// a translation unit of their own, which includes kernels_of.h.
+// The kernels of each cell and type, for the drivers. The forms of a cell and a type are compiled
+// in a translation unit of their own, which includes kernels_of.h.
 #pragma once
 
 #include "../cells/cells.h"

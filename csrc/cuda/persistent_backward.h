@@ -54,8 +54,7 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
       in[j].active = place.is_active(step.t);
       if (!in[j].active) return;
       in[j].starts_over = starts_over(p, step, place);
-      in[j].values =
-          Unit::load(p, step, previous, place, in[j].starts_over, site.units(row, word));
+      in[j].values = Unit::load(p, step, previous, place, in[j].starts_over, site.units(row, word));
     });
   };
   // The gradient of the initial state is one more step, in which no row is active.
@@ -84,8 +83,7 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
         unrolled<Unit::kGates>([&](auto g) {
           constexpr int kBlock = Unit::template kGateLayout<g>.h_block;
           if constexpr (kBlock >= 0) {
-            exchange.put(i + 1, row, site.operand_word(kBlock, word),
-                         Math::word(grads[j].gate[g]));
+            exchange.put(i + 1, row, site.operand_word(kBlock, word), Math::word(grads[j].gate[g]));
           }
         });
       }

@@ -55,7 +55,7 @@ FRNN_HD T* at(const Sequence& s, const StepPlace& step, int64_t offset) {
 template <class T>
 FRNN_HD T* at(T* data, const ScanParams& p, const StepPlace& step, const RowPlace& row,
               int64_t features) {
-  return data + (step.first * p.directions + row.active) * features;
+  return data + (step.first * p.directions * features + row.active * features);
 }
 
 // Whether the row is active at the step and starts from zeros there.

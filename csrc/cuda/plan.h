@@ -1,9 +1,12 @@
 // Which path runs a scan on a GPU, and how it is laid out. Plain C++, tested without a GPU.
 //
-//   F  the step path: a product and a kernel per step; every shape, type and device
+//   F  the step path: a product for each operand and a kernel for each phase of a step; every cell,
+//      shape, type and device
 //   A  one CTA has all hidden units of some rows, and their weights on the chip
 //   C  a cluster of CTAs shares the hidden units
 //   G  CTAs all over the chip share them, and must all be resident
+//
+// A, C and G run the cells of one phase.
 #pragma once
 
 #include <cmath>

@@ -33,9 +33,7 @@ class Run {
   int64_t compute;  // size of what it is computed in
   bool whole;       // packs of units are aligned in every tensor
 
-  int64_t size_of(Size size) const {
-    return size == kOutputSize ? p.output_size : p.hidden_size;
-  }
+  int64_t size_of(Size size) const { return size == kOutputSize ? p.output_size : p.hidden_size; }
   int64_t x_rows() const { return cell.x_blocks * p.hidden_size; }  // of weight_ih
   int64_t h_rows() const { return cell.h_blocks * p.hidden_size; }  // of weight_hh
   // How many columns an operand's product has, one for each gate and unit.

@@ -135,9 +135,9 @@ __global__ void finish_backward(const __grid_constant__ StepArgs a) {
 }
 
 template <class T>
-constexpr SequenceKernels kKernels = {
-    copy_rows<T, true>, copy_rows<T, false>, previous_h<T>,     add_grad_x<T>,
-    start_forward<T>,   start_backward<T>,   finish_backward<T>};
+constexpr SequenceKernels kKernels = {copy_rows<T, true>, copy_rows<T, false>, previous_h<T>,
+                                      add_grad_x<T>,      start_forward<T>,    start_backward<T>,
+                                      finish_backward<T>};
 
 const SequenceKernels& sequence_kernels(Type type) {
   static const SequenceKernels all[] = {kKernels<float>, kKernels<double>, kKernels<BFloat16>,

@@ -1,5 +1,5 @@
-// What does not depend on the cell: rows gathered and scattered, the states at either end and before
-// each step, the gradient of x, and the schedule brought to the device.
+// What does not depend on the cell: rows gathered and scattered, the states at either end and
+// before each step, the gradient of x, and the schedule brought to the device.
 #pragma once
 
 #include <vector>

@@ -137,13 +137,12 @@ __global__ void step_backward(const __grid_constant__ StepArgs a) {
     Values<typename Unit::Sums, Unit::kOperands> grad_operand;
     for (int q = 0; q < Unit::kOperands; ++q) {
       const void* from = a.product[Unit::kLayoutOfPhase.first_operand + q];
-      grad_operand[q] =
-          load_sums<T>(static_cast<const C*>(from) + u.row * size + u.unit, u);
+      grad_operand[q] = load_sums<T>(static_cast<const C*>(from) + u.row * size + u.unit, u);
     }
     typename Unit::Grads out;
     Unit::backward(in, weights, grad_operand, grad, out);
-    const int64_t features = kLayout<Cell>.grad_blocks * h +
-                             kLayout<Cell>.output_grad_blocks * p.output_size;
+    const int64_t features =
+        kLayout<Cell>.grad_blocks * h + kLayout<Cell>.output_grad_blocks * p.output_size;
     Unit::store(p, at(static_cast<T*>(a.grads), p, step, row, features), out, u);
     for (int q = 0; q < Unit::kOperands; ++q) {
       T* to = static_cast<T*>(a.operand[Unit::kLayoutOfPhase.first_operand + q]);

@@ -68,15 +68,14 @@ struct PhaseUnits {
   using V = CellValue<T>;
   using Step = UnitStep<P, Cell::kStates, V>;
   static constexpr int N = kPack<T>;
-  using Sums = Pack<C, N>;   // of a value of a unit, for the pack
+  using Sums = Pack<C, N>;  // of a value of a unit, for the pack
   using Stored = Pack<T, N>;
 
   static constexpr int kGates = P::kGates.kCount, kStates = Cell::kStates, kSaved = P::kSaved,
                        kOperands = P::kOperands, kWeights = P::kWeights;
   static constexpr PhaseLayout kLayoutOfPhase = kLayout<Cell>.phase[kPhase];
   static constexpr unsigned kSees = kLayoutOfPhase.sees, kWrites = kLayoutOfPhase.writes;
-  static constexpr int kFirstSaved = kLayoutOfPhase.first_saved,
-                       kSavedOfStep = kLayout<Cell>.saved;
+  static constexpr int kFirstSaved = kLayoutOfPhase.first_saved, kSavedOfStep = kLayout<Cell>.saved;
   static constexpr bool kWritesH = contains(kWrites, 0), kSeesH = contains(kSees, 0);
 
   template <int kGate>
