@@ -70,7 +70,8 @@ struct Unit {
   int64_t row, unit;
 
   FRNN_DEVICE explicit Unit(const StepArgs& a) : a(a) {
-    const int64_t wider = std::max(a.p.hidden_size, a.p.output_size), i = thread_index();
+    const int64_t h = a.p.hidden_size, output = a.p.output_size, i = thread_index();
+    const int64_t wider = h > output ? h : output;
     row = i / wider;
     unit = i % wider;
   }
