@@ -83,6 +83,7 @@ def sequences(draw: st.DrawFn) -> dict[str, Any]:
         "bias": draw(st.booleans()),
         "initial": draw(st.booleans()),
         "proj": draw(st.integers(0, 6)),
+        "takes_x": draw(st.booleans()),
     }
     lengths = draw(st.lists(st.integers(0, steps), min_size=batch, max_size=batch))
     cell = draw(st.sampled_from(CELLS))
@@ -105,7 +106,7 @@ def sequences(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(args=sequences())
-@settings(drawn, max_examples=60)
+@settings(drawn, max_examples=120)
 def test_sequences_equal_the_reference(args: dict[str, Any]) -> None:
     expected = results(reference.scan, args)
     for isa in ISAS:
