@@ -1,4 +1,4 @@
-"""fastrnn: LSTM, GRU and RNN for PyTorch, fused, with the interface of torch.nn."""
+"""fastrnn: LSTM, GRU, RNN and their variants for PyTorch, fused, with the interface of torch.nn."""
 
 import pkgutil
 
@@ -7,7 +7,34 @@ import pkgutil
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 from . import functional
-from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .modules import (
+    GRU,
+    LSTM,
+    MUT1,
+    MUT2,
+    MUT3,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    MUT1Cell,
+    MUT2Cell,
+    MUT3Cell,
+    RNNCell,
+)
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "functional"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "MUT1",
+    "MUT2",
+    "MUT3",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "MUT1Cell",
+    "MUT2Cell",
+    "MUT3Cell",
+    "RNNCell",
+    "functional",
+]

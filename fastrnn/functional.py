@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import dropout
 
 from . import ops
-from .ops import Output
+from .reference import Inputs, Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
@@ -34,14 +34,25 @@ def layer(
     Under autocast, x, the states and the weights are cast to its dtype, as torch does.
 
     Args:
-        cell: "lstm", "gru", "rnn_tanh" or "rnn_relu", with G = 4, 3 or 1 gates.
+        cell: its name; fastrnn.reference has its equations. These are its blocks of H rows in
+            weight_ih and bias_ih, and, where others, in weight_hh and bias_hh:
+
+            "lstm", "lstm_peephole"             i f g o
+            "lstm_i", "lstm_f", "lstm_o"        i f g o without that gate, which is 1
+            "gru", "gru_before", "mut3"         r z n
+            "rnn_tanh", "rnn_relu"              h
+            "mut1"                              r z, which takes x itself, or r z n; r n
+            "mut2"                              z n, which takes x itself, or r z n; r z n
+
+            Where weight_ih says that a cell takes x itself, I must be H.
         x: [T, B, I], or [B, T, I] with batch_first; packed: [N, I], with batch_sizes; a single
             step: [B, I].
         states: the initial states, [D, B, P] for h and [D, B, H] for the others ([B, P] and [B, H]
             for a single step), where D is 2 if bidirectional and P is H without a projection;
             empty for zeros.
-        weights: for each direction weight_ih [G * H, I], weight_hh [G * H, P], then, if there are
-            any, bias_ih and bias_hh [G * H], and weight_hr [P, H].
+        weights: for each direction weight_ih [blocks * H, I] and weight_hh [blocks * H, P], then,
+            if there are any, bias_ih and bias_hh [blocks * H], weight_hr [P, H], which only the
+            LSTMs take, and, of lstm_peephole, weight_peephole [3 * H] for i f o.
         lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
             output beyond them is zero.
         batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
@@ -60,18 +71,8 @@ def layer(
         x, states, weights = _cast(x, dtype), _cast_all(states, dtype), _cast_all(weights, dtype)
     if not states and batch_sizes is None and torch.compiler.is_exporting():
         states = _zeros(cell, x, weights, bidirectional, batch_first)
-    return ops.scan(
-        cell,
-        x,
-        states,
-        weights,
-        lengths,
-        batch_sizes,
-        resets,
-        bidirectional,
-        batch_first,
-        all_states,
-    )
+    how = (lengths, batch_sizes, resets, bidirectional, batch_first)
+    return ops.scan(Inputs(cell, x, states, weights, *how), all_states)
 
 
 def _check_device(x: Tensor) -> None:
@@ -134,18 +135,10 @@ def stack(
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
+    options = {"lengths": lengths, "batch_sizes": batch_sizes, "bidirectional": bidirectional}
     if layers == 1:
-        y, last, _ = layer(
-            cell,
-            x,
-            states,
-            weights[0],
-            lengths=lengths,
-            batch_sizes=batch_sizes,
-            resets=resets,
-            bidirectional=bidirectional,
-            batch_first=batch_first,
-        )
+        options |= {"resets": resets, "batch_first": batch_first}
+        y, last, _ = layer(cell, x, states, weights[0], **options)
         return y, last
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
@@ -162,11 +155,9 @@ def stack(
             x.transpose(0, 1) if top else x,
             [s[i * directions : (i + 1) * directions] for s in states],
             own,
-            lengths=lengths,
-            batch_sizes=batch_sizes,
             resets=resets.transpose(0, 1) if top and resets is not None else resets,
-            bidirectional=bidirectional,
             batch_first=top,
+            **options,
         )
         ends.append(last)
     return x, tuple(map(torch.cat, zip(*ends, strict=True)))
@@ -184,4 +175,4 @@ def step(
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = weights[0].dtype
         x, states = _cast(x, dtype), _cast_all(states, dtype)
-    return ops.scan(cell, x, states, weights).last
+    return ops.scan(Inputs(cell, x, states, weights)).last

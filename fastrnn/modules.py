@@ -1,8 +1,15 @@
-"""torch.nn.RNN, LSTM, GRU and their cells, on fused kernels.
+"""torch.nn.RNN, LSTM, GRU and their cells, on fused kernels, and variants of them.
 
 Constructors, parameters, initial weights, state_dict, repr and pickling are torch.nn's own, by
 inheritance; only forward is ours. The layers derive from torch.nn.RNNBase rather than from
 torch.nn.LSTM and its like, because Dynamo refuses to trace through those.
+
+A variant is another layer under torch.nn's signature: an option that changes the equations, or a
+class that torch.nn does not have. It has parameters of its own shapes in torch.nn's order, with
+torch.nn's initial distribution. Its state_dict has one entry more, "_extra_state", which says what
+it is, because layers that compute something else may have parameters of the same shapes: loading
+one into another raises RuntimeError. LSTM-i, -f, -o, MUT1, MUT2 and MUT3 are those of Jozefowicz,
+Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network Architectures" (2015).
 """
 
 from __future__ import annotations
@@ -14,9 +21,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
+from . import functional, ops
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "MUT1",
+    "MUT2",
+    "MUT3",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "MUT1Cell",
+    "MUT2Cell",
+    "MUT3Cell",
+    "RNNCell",
+]
+
+_TORCH_CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
@@ -43,10 +65,112 @@ def _check_pair(module: nn.Module, hx: Any) -> None:
         raise RuntimeError(f"{type(module).__name__} expects two hidden states, got {len(hx)}")
 
 
-class _Layers(nn.RNNBase):
-    """forward of all layers; hx is a tensor, or a tuple where the cell has several states."""
+class _Variant(nn.Module):
+    """What lets a layer, or a cell, be another one than torch.nn's."""
 
+    _cell: str  # its name for the ops
+    _options: dict[str, Any] = {}  # noqa: RUF012  (that a class adds to torch.nn's, off)
+    learned_input: bool = False
+
+    def _set_options(self, **options: Any) -> None:
+        """Those that are off stay the class's: the module has no more attributes than torch.nn's.
+        Before torch.nn's constructor, which makes the parameters."""
+        for name, value in options.items():
+            if value != self._options[name]:
+                setattr(self, name, value)
+
+    def extra_repr(self) -> str:
+        chosen = ((name, getattr(self, name), off) for name, off in self._options.items())
+        shown = [f", {name}={value!r}" for name, value, off in chosen if value != off]
+        return super().extra_repr() + "".join(shown)
+
+    def _shapes(self, input_size: int, proj_size: int = 0) -> dict[str, tuple[int, ...]]:
+        """The names and shapes of the weights of one direction of a layer, or of a cell."""
+        cell, hidden_size = ops.CELLS[self._cell], self.hidden_size
+        takes_x = cell.takes_x and input_size == hidden_size and not self.learned_input
+        return cell.shapes(input_size, hidden_size, proj_size, self.bias, takes_x)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._cell not in _TORCH_CELLS:  # as a tensor: many formats and tools know nothing else
+            name = torch.tensor(list(self._cell.encode()), dtype=torch.uint8, device="cpu")
+            destination[f"{prefix}_extra_state"] = name
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}_extra_state"
+        own, found = None if self._cell in _TORCH_CELLS else self._cell, state_dict.get(key)
+        if isinstance(found, Tensor) and found.dtype == torch.uint8:
+            found = bytes(found.tolist()).decode()
+        elif own is None:
+            found = None  # what a subclass keeps there is not ours
+        concerned = found or any(prefix + name in state_dict for name in self._parameters)
+        if concerned and found != own:
+            theirs, ours = (f"'{name}'" if name else "torch.nn's" for name in (found, own))
+            error_msgs.append(
+                f"The weights of {prefix.removesuffix('.') or 'the module'} are those of another "
+                f"layer, even where their shapes agree: the equations are {theirs} in the "
+                f"state_dict, and {ours} in this {type(self).__name__}."
+            )
+            return
+        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if own and key in unexpected_keys:
+            unexpected_keys.remove(key)
+
+
+def _empty(shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+
+class _Layers(_Variant, nn.RNNBase):
+    """All of the layers but their options; hx is a tuple where the cell has several states."""
+
+    _mode: str
     _states = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        given = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        if self._cell in _TORCH_CELLS:
+            super().__init__(self._mode, input_size, hidden_size, *given, device, dtype)
+            return
+        # torch.nn checks the arguments; its parameters are replaced.
+        super().__init__("LSTM", input_size, hidden_size, *given, "meta", dtype)
+        self.mode = self._mode
+        self._parameters.clear()
+        self._flat_weights_names, self._all_weights = [], []
+        directions = ("", "_reverse") if bidirectional else ("",)
+        for layer in range(num_layers):
+            inputs = len(directions) * (proj_size or hidden_size) if layer else input_size
+            for suffix in directions:
+                names = []
+                for name, shape in self._shapes(inputs, proj_size).items():
+                    names.append(f"{name}_l{layer}{suffix}")
+                    setattr(self, names[-1], _empty(shape, device, dtype))
+                self._flat_weights_names += names
+                self._all_weights.append(names)
+        self._init_flat_weights()
+        self.reset_parameters()
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
         """Runs all layers over the sequence.
@@ -77,7 +201,7 @@ class _Layers(nn.RNNBase):
         if order is not None:
             states = [s.index_select(1, order) for s in states]
         y, last = functional.stack(
-            self.mode.lower(),
+            self._cell,
             x,
             states,
             weights,
@@ -140,30 +264,192 @@ class _Layers(nn.RNNBase):
         return states
 
 
-class LSTM(_Layers):
-    """torch.nn.LSTM, fused: the same arguments, parameters and results."""
-
-    _states = 2
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("LSTM", *args, **kwargs)
-
-
-class GRU(_Layers):
-    """torch.nn.GRU, fused: the same arguments, parameters and results."""
-
+class _Unprojected(_Layers):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-        super().__init__("GRU", *args, **kwargs)
+        super().__init__(*args, **kwargs)
 
 
-class RNN(_Layers):
+# ---- options -------------------------------------------------------------------------------------
+
+_LSTMS = {"fio": "lstm", "io": "lstm_f", "fo": "lstm_i", "fi": "lstm_o"}
+
+
+class _LSTMOptions(_Variant):
+    _cell = "lstm"
+    _options = {"forget_bias": None, "gates": "ifo", "peephole": False}  # noqa: RUF012
+    forget_bias: float | None = None
+    gates: str = "ifo"
+    peephole: bool = False
+
+    def __init__(
+        self,
+        *args: Any,
+        forget_bias: float | None = None,
+        gates: str = "ifo",
+        peephole: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        letters = "".join(sorted(gates)) if isinstance(gates, str) else ""
+        if letters not in _LSTMS:
+            raise ValueError(f"gates must be 'ifo', 'io', 'fo' or 'if', got {gates!r}")
+        if peephole and letters != "fio":
+            raise ValueError(f"peephole needs gates='ifo', got {gates!r}")
+        if forget_bias is not None and "f" not in letters:
+            raise ValueError(f"forget_bias needs a forget gate, got gates={gates!r}")
+        gates = "".join(gate for gate in "ifo" if gate in letters)
+        self._set_options(forget_bias=forget_bias, gates=gates, peephole=peephole)
+        cell = "lstm_peephole" if peephole else _LSTMS[letters]
+        if cell != "lstm":
+            self._cell = cell
+        super().__init__(*args, **kwargs)
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn does; with forget_bias,
+        the forget gate's bias is that in bias_ih, and 0 in bias_hh."""
+        super().reset_parameters()
+        if self.forget_bias is None:
+            return
+        if not self.bias:
+            raise ValueError("forget_bias needs bias=True")
+        start = self.hidden_size if "i" in self.gates else 0
+        with torch.no_grad():
+            for name, p in self.named_parameters(recurse=False):
+                if name.startswith("bias_"):
+                    value = self.forget_bias if name.startswith("bias_ih") else 0.0
+                    p[start : start + self.hidden_size] = value
+
+
+class _GRUOptions(_Variant):
+    _cell = "gru"
+    _options = {"reset_after": True}  # noqa: RUF012
+    reset_after: bool = True
+
+    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+        self._set_options(reset_after=reset_after)
+        if not reset_after:
+            self._cell = "gru_before"
+        super().__init__(*args, **kwargs)
+
+
+class _MUTOptions(_Variant):
+    _options = {"learned_input": False}  # noqa: RUF012
+
+    def __init__(self, *args: Any, learned_input: bool = False, **kwargs: Any) -> None:
+        self._set_options(learned_input=learned_input)
+        super().__init__(*args, **kwargs)
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+
+class LSTM(_LSTMOptions, _Layers):
+    """torch.nn.LSTM, fused: the same arguments, parameters and results; and variants of it.
+
+        i = sigmoid(W_ii x + W_hi h)    g = tanh(W_ig x + W_hg h)       c' = f c + i g
+        f = sigmoid(W_if x + W_hf h)    o = sigmoid(W_io x + W_ho h)    h' = o tanh(c')
+
+    with biases. Hochreiter & Schmidhuber 1997; the forget gate is that of Gers et al. 2000.
+
+    Args:
+        forget_bias: what the forget gate's bias begins with. At 1 or more the gate begins open, and
+            gradients flow through c; None leaves it to torch.nn's distribution.
+        gates: the gates that there are, in any order: "ifo", or "io", "fo", "if" for LSTM-f, LSTM-i
+            and LSTM-o, where the one left out is 1. Weights and biases have the blocks i f g o, of
+            H rows each, but for that one's.
+        peephole: adds p_i c, p_f c and p_o c' to the sums of i, f and o: Gers & Schmidhuber 2000.
+            weight_peephole_l{k}, of shape [3 * H], is p_i, p_f, p_o.
+
+    Raises:
+        ValueError: there are no such gates; peephole without all of them; forget_bias without a
+            forget gate or without biases; and what torch.nn.LSTM raises.
+    """
+
+    _mode = "LSTM"
+    _states = 2
+
+
+class GRU(_GRUOptions, _Unprojected):
+    """torch.nn.GRU, fused: the same arguments, parameters and results; and the GRU as published.
+
+        r = sigmoid(W_ir x + W_hr h)    n = tanh(W_in x + r * (W_hn h))
+        z = sigmoid(W_iz x + W_hz h)    h' = (1 - z) * n + z * h
+
+    with biases.
+
+    Args:
+        reset_after: whether the reset gate acts after the product, as in torch.nn. If not, it acts
+            before it, n = tanh(W_in x + W_hn (r * h)): Cho et al. 2014.
+
+    Raises:
+        ValueError: proj_size is given; and what torch.nn.GRU raises.
+    """
+
+    _mode = "GRU"
+
+
+class MUT1(_MUTOptions, _Unprojected):
+    """MUT1 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
+
+        r = sigmoid(W_ir x + W_hr h)    n = tanh(W_hn (r * h) + tanh(x))
+        z = sigmoid(W_iz x)             h' = n * z + h * (1 - z)
+
+    with biases. weight_ih and bias_ih have the blocks r z, weight_hh and bias_hh r n, of H rows
+    each.
+
+    Args:
+        learned_input: takes W_in x in place of x itself, and weight_ih has the blocks r z n. So
+            does every layer whose input is not of H features, such as the second one of both
+            directions.
+
+    Raises:
+        ValueError: proj_size is given; and what torch.nn.GRU raises.
+    """
+
+    _cell, _mode = "mut1", "MUT1"
+
+
+class MUT2(_MUTOptions, _Unprojected):
+    """MUT2 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
+
+        r = sigmoid(x + W_hr h)         n = tanh(W_in x + W_hn (r * h))
+        z = sigmoid(W_iz x + W_hz h)    h' = n * z + h * (1 - z)
+
+    with biases. weight_ih and bias_ih have the blocks z n, weight_hh and bias_hh r z n, of H rows
+    each.
+
+    Args:
+        learned_input: takes W_ir x in place of x itself, and weight_ih has the blocks r z n. So
+            does every layer whose input is not of H features, such as the second one of both
+            directions.
+
+    Raises:
+        ValueError: proj_size is given; and what torch.nn.GRU raises.
+    """
+
+    _cell, _mode = "mut2", "MUT2"
+
+
+class MUT3(_Unprojected):
+    """MUT3 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
+
+        r = sigmoid(W_ir x + W_hr h)          n = tanh(W_in x + W_hn (r * h))
+        z = sigmoid(W_iz x + W_hz tanh(h))    h' = n * z + h * (1 - z)
+
+    with biases. All weights and biases have the blocks r z n, of H rows each.
+
+    Raises:
+        ValueError: proj_size is given; and what torch.nn.GRU raises.
+    """
+
+    _cell, _mode = "mut3", "MUT3"
+
+
+class RNN(_Unprojected):
     """torch.nn.RNN, fused: the same arguments, parameters and results."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         if len(args) > 3:
             self.nonlinearity, args = args[3], args[:3] + args[4:]
         else:
@@ -172,7 +458,38 @@ class RNN(_Layers):
             raise ValueError(
                 f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'."
             )
-        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+        super().__init__(*args, **kwargs)
+
+    @property
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
+    @property
+    def _mode(self) -> str:
+        return f"RNN_{self.nonlinearity.upper()}"
+
+
+# ---- cells ---------------------------------------------------------------------------------------
+
+
+class _Cell(_Variant, nn.RNNCellBase):
+    """The parameters of a cell."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        own, chunks = self._cell not in _TORCH_CELLS, ops.CELLS[self._cell].h_blocks
+        given = (input_size, hidden_size, bias, chunks, "meta" if own else device, dtype)
+        nn.RNNCellBase.__init__(self, *given)
+        if own:
+            for name, shape in self._shapes(input_size).items():
+                setattr(self, name, _empty(shape, device, dtype))
+            self.reset_parameters()
 
 
 def _cell_step(
@@ -198,7 +515,10 @@ def _cell_step(
             f"{module.input_size}, in an input of shape {list(input.shape)}"
         )
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    weights = _named_weights(module, names if module.bias else names[:2])
+    names = names if module.bias else names[:2]
+    if ops.CELLS[cell].weights:
+        names += ("weight_peephole",)
+    weights = _named_weights(module, names)
     _check_dtype(input, weights[0], RuntimeError)
     unbatched = input.dim() == 1
     if unbatched:
@@ -220,8 +540,9 @@ def _cell_step(
     return tuple(s.squeeze(0) for s in after) if unbatched else after
 
 
-class LSTMCell(nn.LSTMCell):
-    """torch.nn.LSTMCell, fused: the same arguments, parameters and results."""
+class LSTMCell(_LSTMOptions, _Cell, nn.LSTMCell):
+    """torch.nn.LSTMCell, fused: the same arguments, parameters and results; and its variants, by
+    the options of LSTM. The peepholes are weight_peephole, [3 * H]."""
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -229,16 +550,39 @@ class LSTMCell(nn.LSTMCell):
         """One step: input [B, I] or [I], hx (h, c) of [B, H] or [H] each. Returns (h, c)."""
         if hx is not None:
             _check_pair(self, hx)
-        h, c = _cell_step(self, "lstm", input, () if hx is None else tuple(hx))
+        h, c = _cell_step(self, self._cell, input, () if hx is None else tuple(hx))
         return h, c
 
 
-class GRUCell(nn.GRUCell):
-    """torch.nn.GRUCell, fused: the same arguments, parameters and results."""
+class _CellOfH(_Cell):
+    """A cell whose only state is h."""
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
-        return _cell_step(self, "gru", input, () if hx is None else (hx,))[0]
+        return _cell_step(self, self._cell, input, () if hx is None else (hx,))[0]
+
+
+class GRUCell(_GRUOptions, _CellOfH, nn.GRUCell):
+    """torch.nn.GRUCell, fused: the same arguments, parameters and results; and the GRU as
+    published, by the option of GRU."""
+
+
+class MUT1Cell(_MUTOptions, _CellOfH):
+    """A step of MUT1, which says what its arguments are; the others are torch.nn.GRUCell's."""
+
+    _cell = "mut1"
+
+
+class MUT2Cell(_MUTOptions, _CellOfH):
+    """A step of MUT2, which says what its arguments are; the others are torch.nn.GRUCell's."""
+
+    _cell = "mut2"
+
+
+class MUT3Cell(_CellOfH):
+    """A step of MUT3, with the arguments of torch.nn.GRUCell."""
+
+    _cell = "mut3"
 
 
 class RNNCell(nn.RNNCell):

@@ -20,6 +20,7 @@ from . import (
     _C,  # noqa: F401  (registers the ops)
     reference,
 )
+from .reference import Inputs, Output
 
 
 def _load_cuda() -> str:
@@ -98,54 +99,19 @@ def _cells() -> dict[str, CellInfo]:
 CELLS = _cells()
 
 
-class Layer(NamedTuple):
-    """What of a call is not a tensor."""
-
-    cell: str
-    bidirectional: bool
-    batch_first: bool
-    states: int  # how many initial states are given: none, or all that the cell has
-
-
-class Output(NamedTuple):
-    """What a layer returns.
-
-    y: h of every step, [T, B, D * P]; [B, T, D * P] with batch_first; [N, D * P] if packed.
-    last: the states after each row's last step, [D, B, P] for h, [D, B, H] for the others.
-    steps: the states but h after every step, like y with H for P, in float32 for 16-bit types;
-        empty unless they were asked for or autograd records. Under a compiler it always does.
-    """
-
-    y: Tensor
-    last: tuple[Tensor, ...]
-    steps: tuple[Tensor, ...]
-
-
-def scan(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    resets: Tensor | None = None,
-    bidirectional: bool = False,
-    batch_first: bool = False,
-    save: bool = False,
-) -> Output:
+def scan(inputs: Inputs, save: bool = False) -> Output:
     """functional.layer without autocast; save is its all_states."""
+    cell, x, states, weights = inputs[:4]
     if _needs_grad(x, states, weights) or _transformed():
-        layer = Layer(cell, bidirectional, batch_first, len(states))
-        args = (layer, lengths, batch_sizes, resets, x, *states, *weights)
+        layer, tensors = _flatten(inputs)
         if torch.compiler.is_compiling():
-            out = _Scan.apply(*args)
+            out = _Scan.apply(layer, *tensors)
         elif _transformed():
-            out = _ScanWithTangents.apply(*args)
+            out = _ScanWithTangents.apply(layer, *tensors)
         else:
-            out = _apply_untransformed(*args)
+            out = _apply_untransformed(layer, *tensors)
     else:
-        flags = (bidirectional, batch_first, save, _allow_tf32(x))
-        out = _scan(cell, x, states, weights, lengths, batch_sizes, resets, *flags)
+        out = _scan(*inputs, save, _allow_tf32(x))
     end = 1 + CELLS[cell].states
     return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
 
@@ -182,18 +148,56 @@ def _transformed() -> bool:
 
 # ---- autograd ------------------------------------------------------------------------------------
 
-# Both Functions take a Layer first, and then flat tensors, because autograd sees no others:
-# lengths, batch_sizes, resets, x, *states, *weights are the "inputs"; y, *steps, and what the
-# kernel saved are the "outputs".
+# autograd sees flat tensors only. Both Functions take a Layer, which says what lies where in them:
+#
+#     inputs    lengths, batch_sizes, resets, x, *states, *weights
+#     outputs   y, *last states, *steps, saved values; the last ones have no gradient
+#
+# _ScanBackward takes the gradients of the outputs, the inputs, and what backward needs of the
+# outputs, which is all but the last states.
 _FIXED = 4  # lengths, batch_sizes, resets, x
 
 
-def _inputs(layer: Layer, tensors: Sequence[Any]) -> tuple:
-    """The flat inputs as the op takes them: cell, x, states, weights, and so on."""
+class Layer(NamedTuple):
+    """What of the inputs is not a tensor."""
+
+    cell: str
+    bidirectional: bool
+    batch_first: bool
+    states: int  # how many initial states are given: none, or all that the cell has
+    weights: int
+
+    @property
+    def inputs(self) -> int:
+        return _FIXED + self.states + self.weights
+
+    @property
+    def grads(self) -> int:
+        """How many outputs have a gradient."""
+        return 2 * CELLS[self.cell].states
+
+    @property
+    def groups(self) -> list[int]:
+        """Whether a differentiable input is x (0), a state (1) or a weight (2)."""
+        return [0] + [1] * self.states + [2] * self.weights
+
+    @property
+    def differentiable(self) -> list[bool]:
+        """Which inputs are."""
+        return [False] * (_FIXED - 1) + [True] * (1 + self.states + self.weights)
+
+
+def _flatten(inputs: Inputs) -> tuple[Layer, tuple[Tensor | None, ...]]:
+    cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first = inputs
+    layer = Layer(cell, bidirectional, batch_first, len(states), len(weights))
+    return layer, (lengths, batch_sizes, resets, x, *states, *weights)
+
+
+def _unflatten(layer: Layer, tensors: Sequence[Any]) -> Inputs:
     lengths, batch_sizes, resets, x, *rest = tensors
-    states, weights = rest[: layer.states], rest[layer.states :]
-    flags = (layer.bidirectional, layer.batch_first)
-    return (layer.cell, x, states, weights, lengths, batch_sizes, resets, *flags)
+    cell, bidirectional, batch_first, states, _ = layer
+    tensors = (x, rest[:states], rest[states:], lengths, batch_sizes, resets)
+    return Inputs(cell, *tensors, bidirectional, batch_first)
 
 
 class _Scan(Function):
@@ -201,27 +205,25 @@ class _Scan(Function):
 
     @staticmethod
     def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        return tuple(_scan(*_inputs(layer, inputs), True, _allow_tf32(inputs[_FIXED - 1])))
+        call = _unflatten(layer, inputs)
+        return tuple(_scan(*call, True, _allow_tf32(call.x)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         ctx.layer, *tensors = inputs
         ctx.outputs = len(output)
-        states = CELLS[ctx.layer.cell].states
+        grads = ctx.layer.grads
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[2 * states :])
-        ctx.save_for_backward(*tensors, output[0], *output[1 + states :])
+        ctx.mark_non_differentiable(*output[grads:])
+        ctx.save_for_backward(*tensors, output[0], *output[1 + grads // 2 :])
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        layer, needs = ctx.layer, ctx.needs_input_grad[1 + _FIXED :]
-        groups = (
-            ctx.needs_input_grad[_FIXED],
-            any(needs[: layer.states]),
-            any(needs[layer.states :]),
-        )
-        grads = grads[: 2 * CELLS[layer.cell].states]
+        layer, wanted = ctx.layer, ctx.needs_input_grad[_FIXED:]
+        end = 1 + layer.states
+        needs = (wanted[0], any(wanted[1:end]), any(wanted[end:]))
+        grads = grads[: layer.grads]
         # Recorded only where a derivative of the derivative may follow.
         if torch.compiler.is_compiling():
             run = _ScanBackward.apply if torch.is_grad_enabled() else _ScanBackward.forward
@@ -231,10 +233,9 @@ class _Scan(Function):
             run = _batched_backward
         else:
             run = _ScanBackward.forward
-        found = iter(run(layer, groups, len(needs), *grads, *ctx.saved_tensors))
-        grad_x = next(found) if groups[0] else None
-        given = [groups[1]] * layer.states + [groups[2]] * (len(needs) - layer.states)
-        return (None, None, None, None, grad_x, *(next(found) if g else None for g in given))
+        found = iter(run(layer, needs, *grads, *ctx.saved_tensors))
+        of_inputs = [next(found) if needs[group] else None for group in layer.groups]
+        return (None, *[None] * (_FIXED - 1), *of_inputs)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
@@ -259,22 +260,28 @@ class _ScanWithTangents(_Scan):
         return (*out, *[None] * (ctx.outputs - len(out)))
 
 
+def _split(
+    layer: Layer, tensors: Sequence[Tensor | None]
+) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor]]:
+    """The gradients, inputs and outputs that _ScanBackward takes."""
+    start, end = layer.grads, layer.grads + layer.inputs
+    return tensors[:start], tensors[start:end], tensors[end:]
+
+
 class _ScanBackward(Function):
     """fastrnn::scan_backward, whose own gradient is that of the reference's."""
 
     @staticmethod
     def forward(
-        layer: Layer, needs: tuple[bool, bool, bool], given: int, *tensors: Tensor | None
+        layer: Layer, needs: tuple[bool, bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        states = CELLS[layer.cell].states
-        grads, inputs = tensors[: 2 * states], tensors[2 * states :]
-        inputs, outputs = inputs[: _FIXED + given], inputs[_FIXED + given :]
-        flags = (*needs, _allow_tf32(inputs[_FIXED - 1]))
-        return tuple(_scan_backward(grads, *_inputs(layer, inputs), outputs, *flags))
+        grads, inputs, outputs = _split(layer, tensors)
+        call = _unflatten(layer, inputs)
+        return tuple(_scan_backward(grads, *call, outputs, *needs, _allow_tf32(call.x)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.layer, ctx.needs, ctx.given, *tensors = inputs
+        ctx.layer, ctx.needs, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -282,12 +289,12 @@ class _ScanBackward(Function):
     @staticmethod
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        function, variable = _reference_backward(ctx.layer, ctx.needs, ctx.given, tensors)
+        function, variable = _reference_backward(ctx.layer, ctx.needs, tensors)
         out, pull = torch.func.vjp(function, *(t for t, v in zip(tensors, variable) if v))
         found = iter(
             pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(out, grad_grads)))
         )
-        return (None, None, None, *(next(found) if v else None for v in variable))
+        return (None, None, *(next(found) if v else None for v in variable))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
@@ -299,8 +306,8 @@ class _ScanBackwardWithTangents(_ScanBackward):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        tensors, tangents = ctx.saved_tensors, tangents[3:]
-        function, variable = _reference_backward(ctx.layer, ctx.needs, ctx.given, tensors)
+        tensors, tangents = ctx.saved_tensors, tangents[2:]
+        function, variable = _reference_backward(ctx.layer, ctx.needs, tensors)
         primals = [t for t, v in zip(tensors, variable, strict=True) if v]
         given = [t for t, v in zip(tangents, variable, strict=True) if v]
         filled = [torch.zeros_like(p) if t is None else t for p, t in zip(primals, given)]
@@ -330,7 +337,7 @@ def _reference_of(
     def function(*variables: Tensor) -> tuple[Tensor, ...]:
         given = iter(variables)
         mixed = [next(given) if v else t for t, v in zip(inputs, variable, strict=True)]
-        y, last, steps = reference.scan(*_inputs(layer, mixed))
+        y, last, steps = reference.scan(_unflatten(layer, mixed))
         compute = torch.float64 if y.dtype == torch.float64 else torch.float32
         return (y, *last, *(s.to(compute) for s in steps))
 
@@ -338,42 +345,36 @@ def _reference_of(
 
 
 def _reference_backward(
-    layer: Layer, needs: tuple[bool, bool, bool], given: int, tensors: Sequence[Tensor | None]
+    layer: Layer, needs: tuple[bool, bool, bool], tensors: Sequence[Tensor | None]
 ) -> tuple[Callable[..., tuple[Tensor, ...]], list[bool]]:
     """scan_backward by the reference, as a function of those of _ScanBackward's tensors that are
     variable, and which these are: the gradients that are given, x, states, and weights."""
-    count = 2 * CELLS[layer.cell].states
-    end = count + _FIXED + given
-    known = [g is not None for g in tensors[:count]]
-    inputs = tensors[count:end]
-    differentiable = [False] * (_FIXED - 1) + [True] * (1 + given)
-    function = _reference_of(layer, inputs, differentiable)
-    groups = [0] + [1] * layer.states + [2] * (given - layer.states)
+    grads, inputs, outputs = _split(layer, tensors)
+    known = [g is not None for g in grads]
+    function = _reference_of(layer, inputs, layer.differentiable)
 
     def backward(*variables: Tensor) -> tuple[Tensor, ...]:
-        grads, variables = iter(variables[: sum(known)]), variables[sum(known) :]
+        given, variables = iter(variables[: sum(known)]), variables[sum(known) :]
         out, pull = torch.func.vjp(function, *variables)
-        filled = (next(grads) if k else torch.zeros_like(o) for o, k in zip(out, known))
-        found = zip(groups, pull(tuple(filled)), strict=True)
+        filled = (next(given) if k else torch.zeros_like(o) for o, k in zip(out, known))
+        found = zip(layer.groups, pull(tuple(filled)), strict=True)
         return tuple(grad for group, grad in found if needs[group])
 
-    return backward, known + differentiable + [False] * (len(tensors) - end)
+    return backward, known + layer.differentiable + [False] * len(outputs)
 
 
 def _batched_backward(
-    layer: Layer, needs: tuple[bool, bool, bool], given: int, *tensors: Tensor | None
+    layer: Layer, needs: tuple[bool, bool, bool], *tensors: Tensor | None
 ) -> tuple[Tensor, ...]:
     """scan_backward by the reference, for the batched gradients of torch.autograd.grad: they are
     neither tensors that an op can take nor those of functorch."""
-    count = 2 * CELLS[layer.cell].states
-    grads, inputs = tensors[:count], list(tensors[count : count + _FIXED + given])
-    variable = [False] * (_FIXED - 1) + [True] * (1 + given)
+    grads, inputs, _ = _split(layer, tensors)
+    variable = layer.differentiable
     with torch.enable_grad():
         leaves = [t.detach().requires_grad_() for t, v in zip(inputs, variable) if v]
         out = _reference_of(layer, inputs, variable)(*leaves)
     known = [(o, g) for o, g in zip(out, grads) if g is not None]
-    groups = [0] + [1] * layer.states + [2] * (given - layer.states)
-    wanted = [leaf for leaf, group in zip(leaves, groups) if needs[group]]
+    wanted = [leaf for leaf, group in zip(leaves, layer.groups) if needs[group]]
     out, given_grads = zip(*known)
     return torch.autograd.grad(out, wanted, given_grads, materialize_grads=True)
 
@@ -408,24 +409,17 @@ def _check_device(x: Tensor, others: Sequence[Tensor], name: str) -> None:
             )
 
 
+_INPUTS = len(Inputs._fields)
+
+
 @torch.library.register_fake("fastrnn::scan")
-def _(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    resets: Tensor | None,
-    bidirectional: bool,
-    batch_first: bool,
-    save: bool,
-    allow_tf32: bool = False,
-) -> list[Tensor]:
+def _(*args: Any) -> list[Tensor]:
+    call, save = Inputs(*args[:_INPUTS]), args[_INPUTS]
+    x, states, weights, batch_sizes = call.x, call.states, call.weights, call.batch_sizes
     _check_device(x, weights, "parameter")
     _check_device(x, states, "hidden")
-    info = CELLS[cell]
-    directions = 2 if bidirectional else 1
+    info = CELLS[call.cell]
+    directions = 2 if call.bidirectional else 1
     hidden_size = weights[1].shape[0] // info.h_blocks
     output_size = weights[1].shape[1]
     leading, features = x.shape[:-1], x.shape[-1]
@@ -434,7 +428,7 @@ def _(
         last = [x.new_empty(x.shape[0], size) for size in sizes]
     else:
         if batch_sizes is None:
-            batch = x.shape[0 if batch_first else 1]
+            batch = x.shape[0 if call.batch_first else 1]
         elif states:
             batch = states[0].shape[1]
         elif not isinstance(batch_sizes, FakeTensor):  # x alone is on meta
@@ -445,30 +439,14 @@ def _(
     out = [x.new_empty(*leading, directions * output_size), *last]
     if save:
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-        rows = x.numel() // features
         for size in sizes[1:]:
             out.append(x.new_empty(*leading, directions * size, dtype=compute))
-        out.append(x.new_empty(rows, directions, info.saved * hidden_size))
+        out.append(x.new_empty(x.numel() // features, directions, info.saved * hidden_size))
     return out
 
 
 @torch.library.register_fake("fastrnn::scan_backward")
-def _(
-    grads: Sequence[Tensor | None],
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    resets: Tensor | None,
-    bidirectional: bool,
-    batch_first: bool,
-    outputs: Sequence[Tensor],
-    needs_x: bool,
-    needs_states: bool,
-    needs_weights: bool,
-    allow_tf32: bool = False,
-) -> list[Tensor]:
-    wanted = [x] * needs_x + [*states] * needs_states + [*weights] * needs_weights
-    return [t.new_empty(t.shape) for t in wanted]
+def _(grads: Sequence[Tensor | None], *args: Any) -> list[Tensor]:
+    call, (_, *needs) = Inputs(*args[:_INPUTS]), args[_INPUTS:]
+    groups = zip(([call.x], call.states, call.weights), needs)
+    return [t.new_empty(t.shape) for group, needed in groups if needed for t in group]

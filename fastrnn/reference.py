@@ -211,57 +211,67 @@ class Weights(NamedTuple):
         return Weights(ih, hh, *(rest or (None, None)), hr, peephole)
 
 
-def scan(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    resets: Tensor | None = None,
-    bidirectional: bool = False,
-    batch_first: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What the op fastrnn::scan computes; see fastrnn.ops.scan for the arguments.
+class Inputs(NamedTuple):
+    """What a layer takes, in the order of the op fastrnn::scan; functional.layer explains it."""
 
-    Returns y, the last states, and the states 1 and on of every step.
+    cell: str
+    x: Tensor
+    states: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    lengths: Tensor | None = None
+    batch_sizes: Tensor | None = None
+    resets: Tensor | None = None
+    bidirectional: bool = False
+    batch_first: bool = False
+
+
+class Output(NamedTuple):
+    """What a layer returns.
+
+    y: h of every step, [T, B, D * P]; [B, T, D * P] with batch_first; [N, D * P] if packed.
+    last: the states after each row's last step, [D, B, P] for h, [D, B, H] for the others.
+    steps: the states but h after every step, like y with H for P, in float32 for 16-bit types;
+        empty unless they were asked for or autograd records. Under a compiler it always does.
     """
-    if batch_sizes is not None:
-        return _packed(cell, x, states, weights, batch_sizes, resets, bidirectional)
+
+    y: Tensor
+    last: tuple[Tensor, ...]
+    steps: tuple[Tensor, ...]
+
+
+def scan(inputs: Inputs) -> Output:
+    """What the op fastrnn::scan computes, with all steps, which are of the type of x here."""
+    x, resets = inputs.x, inputs.resets
+    if inputs.batch_sizes is not None:
+        return _packed(inputs)
     if x.dim() == 2:  # a single step
-        step_resets = None if resets is None else resets[None]
-        initial = [s[None] for s in states]
-        y, last, steps = scan(cell, x[None], initial, weights, lengths, None, step_resets)
-        return y[0], tuple(s[0] for s in last), tuple(s[0] for s in steps)
-    if batch_first:
-        x = x.transpose(0, 1)
-        resets = None if resets is None else resets.transpose(0, 1)
-    directions = 2 if bidirectional else 1
-    count = len(weights) // directions
-    runs = [
-        _direction(
-            cell, x, [s[d] for s in states], weights[d * count :][:count], lengths, resets, d == 1
+        inputs = inputs._replace(
+            x=x[None],
+            states=[s[None] for s in inputs.states],
+            resets=None if resets is None else resets[None],
+            bidirectional=False,
+            batch_first=False,
         )
-        for d in range(directions)
-    ]
+        y, last, steps = scan(inputs)
+        return Output(y[0], tuple(s[0] for s in last), tuple(s[0] for s in steps))
+    if inputs.batch_first:
+        inputs = inputs._replace(
+            x=x.transpose(0, 1), resets=None if resets is None else resets.transpose(0, 1)
+        )
+    runs = [_direction(inputs, d) for d in range(2 if inputs.bidirectional else 1)]
     sequences = [torch.cat(parts, -1) for parts in zip(*(every for every, _ in runs), strict=True)]
-    if batch_first:
+    if inputs.batch_first:
         sequences = [s.transpose(0, 1) for s in sequences]
     last = tuple(torch.stack(parts) for parts in zip(*(end for _, end in runs), strict=True))
-    return sequences[0], last, tuple(sequences[1:])
+    return Output(sequences[0], last, tuple(sequences[1:]))
 
 
-def _direction(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    resets: Tensor | None,
-    reverse: bool,
-) -> tuple[list[Tensor], Sequence[Tensor]]:
+def _direction(inputs: Inputs, direction: int) -> tuple[list[Tensor], Sequence[Tensor]]:
     """One direction. Returns all states of every step, [T, B, features], and the last ones."""
-    form, own = CELLS[cell], Weights.of(cell, weights)
+    form, x, lengths, resets = CELLS[inputs.cell], inputs.x, inputs.lengths, inputs.resets
+    count = len(inputs.weights) // (2 if inputs.bidirectional else 1)
+    own = Weights.of(inputs.cell, inputs.weights[direction * count :][:count])
+    states: Sequence[Tensor] = [s[direction] for s in inputs.states]
     steps, batch = x.shape[:2]
     hidden_size = own.hh.shape[0] // len(form.h)
     if not states:
@@ -279,7 +289,7 @@ def _direction(
         return linear(operand, *rows(first, count)).chunk(count, -1)
 
     every: list[Sequence[Tensor]] = [()] * steps
-    for t in reversed(range(steps)) if reverse else range(steps):
+    for t in reversed(range(steps)) if direction else range(steps):
         before = states
         if resets is not None:
             before = [torch.where(resets[t][:, None], torch.zeros_like(s), s) for s in states]
@@ -298,27 +308,23 @@ def _direction(
     return [torch.stack(parts) for parts in zip(*every, strict=True)], states
 
 
-def _packed(
-    cell: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    batch_sizes: Tensor,
-    resets: Tensor | None,
-    bidirectional: bool,
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _packed(inputs: Inputs) -> Output:
     """A packed batch, as the padded one that it stands for."""
-    sizes = batch_sizes.tolist()
-    times = torch.repeat_interleave(torch.arange(len(sizes)), batch_sizes)
+    sizes = inputs.batch_sizes.tolist()
+    times = torch.repeat_interleave(torch.arange(len(sizes)), inputs.batch_sizes)
     rows = torch.cat([torch.arange(size) for size in sizes])
-    lengths = torch.bincount(rows)
 
     def pad(data: Tensor) -> Tensor:
         padded = data.new_zeros(len(sizes), sizes[0], *data.shape[1:])
-        return padded.index_put((times.to(x.device), rows.to(x.device)), data)
+        return padded.index_put((times.to(data.device), rows.to(data.device)), data)
 
-    mask = None if resets is None else pad(resets)
     y, last, steps = scan(
-        cell, pad(x), states, weights, lengths, None, mask, bidirectional=bidirectional
+        inputs._replace(
+            x=pad(inputs.x),
+            lengths=torch.bincount(rows),
+            batch_sizes=None,
+            resets=None if inputs.resets is None else pad(inputs.resets),
+            batch_first=False,
+        )
     )
-    return y[times, rows], last, tuple(s[times, rows] for s in steps)
+    return Output(y[times, rows], last, tuple(s[times, rows] for s in steps))

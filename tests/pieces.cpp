@@ -185,34 +185,121 @@ Array<T> multiply_dots(Array<T> a, Array<T> b, Array<T> init) {
 
 // ---- cells --------------------------------------------------------------------------------------
 
-using Values = std::vector<double>;
+using Numbers = std::vector<double>;
+
+// One step of a layer of one unit, by the cell's phases and its layout, forward and backward. Where
+// forward has not written yet, and what a phase does not see, is NaN.
+template <class Cell>
+class UnitLayer {
+ public:
+  static constexpr const CellLayout& kCell = kLayout<Cell>;
+
+  // x: the x part of each block of weight_ih, and behind them x itself; w: weight_hh, and weight_hr
+  // behind it.
+  UnitLayer(Numbers x, Numbers w, Numbers states, Numbers peepholes)
+      : x_(x), w_(w), before_(states), peepholes_(peepholes), operands_(kCell.operands, kNothing) {
+    operands_[0] = states[0];
+  }
+
+  Numbers forward() {
+    each_phase(
+        [this]<int p>(std::integral_constant<int, p>) {
+          auto s = step<p>();
+          const PhaseLayout& phase = kCell.phase[p];
+          for (int g = 0; g < phase.gates; ++g) {
+            const GateLayout& gate = kCell.gate[phase.first_gate + g];
+            s.gate[g] = gate.x_block >= 0 ? x_[gate.x_block] : gate.is_x ? x_[kCell.x_blocks] : 0;
+            if (gate.product >= 0) {
+              s.gate[g] += weight(phase, gate) * operands_[phase.product[gate.product].operand];
+            }
+          }
+          PhaseOf<Cell, p>::forward(s);
+          PhaseOf<Cell, p>::operands(s);
+          for (int k = 0; k < kCell.states; ++k) {
+            if (contains(phase.writes, k)) after_[k] = s.after[k];
+          }
+          std::copy_n(s.saved, phase.saved, saved_.begin() + phase.first_saved);
+          std::copy_n(s.operand, phase.operands, operands_.begin() + phase.first_operand);
+        },
+        false);
+    return after_;
+  }
+
+  // The gradients of x, w, the states and the peepholes, for that of the states after the step.
+  std::tuple<Numbers, Numbers, Numbers, Numbers> backward(Numbers grad) {
+    Numbers grad_operand(kCell.operands), grad_x(x_.size()), grad_w(w_.size());
+    Numbers grad_peepholes(kCell.weights);
+    each_phase(
+        [&]<int p>(std::integral_constant<int, p>) {
+          auto s = step<p>();
+          const PhaseLayout& phase = kCell.phase[p];
+          for (int k = 0; k < kCell.states; ++k) {
+            s.grad[k] = contains(phase.sees, k) ? grad[k] : kNothing;
+            s.after[k] = contains(phase.writes, k) ? after_[k] : kNothing;
+          }
+          std::copy_n(saved_.begin() + phase.first_saved, phase.saved, s.saved);
+          std::copy_n(grad_operand.begin() + phase.first_operand, phase.operands, s.grad_operand);
+          PhaseOf<Cell, p>::operands(s);
+          PhaseOf<Cell, p>::backward(s);
+          PhaseOf<Cell, p>::weight_gradient(s);
+          for (int k = 0; k < kCell.states; ++k) {
+            if (contains(phase.sees, k)) grad[k] = s.grad[k];
+          }
+          std::copy_n(s.grad_weight, phase.weights, grad_peepholes.begin());
+          for (int g = 0; g < phase.gates; ++g) {
+            const GateLayout& gate = kCell.gate[phase.first_gate + g];
+            if (gate.x_block >= 0) grad_x[gate.x_block] += s.grad_gate[g];
+            if (gate.is_x) grad_x[kCell.x_blocks] += s.grad_gate[g];
+            if (gate.product < 0) continue;
+            const int operand = phase.product[gate.product].operand;
+            grad_operand[operand] += weight(phase, gate) * s.grad_gate[g];
+            grad_w[row(phase, gate)] += operands_[operand] * s.grad_gate[g];
+          }
+        },
+        true);
+    grad[0] += grad_operand[0];
+    return {grad_x, grad_w, grad, grad_peepholes};
+  }
+
+ private:
+  static constexpr double kNothing = std::numeric_limits<double>::quiet_NaN();
+
+  static int row(const PhaseLayout& phase, const GateLayout& gate) {
+    return (phase.size == kOutputSize ? kCell.h_blocks : 0) + gate.h_block;
+  }
+  double weight(const PhaseLayout& phase, const GateLayout& gate) const {
+    return w_[row(phase, gate)];
+  }
+
+  template <int p>
+  UnitStep<PhaseOf<Cell, p>, Cell::kStates, double> step() const {
+    UnitStep<PhaseOf<Cell, p>, Cell::kStates, double> s{};
+    for (int k = 0; k < kCell.states; ++k) {
+      s.before[k] = contains(kCell.phase[p].sees, k) ? before_[k] : kNothing;
+    }
+    std::copy_n(peepholes_.begin(), kCell.phase[p].weights, s.weight);
+    return s;
+  }
+
+  template <class F>
+  static void each_phase(F f, bool reverse) {
+    if (reverse && kCell.phases == 2) f(std::integral_constant<int, kCell.phases - 1>{});
+    f(std::integral_constant<int, 0>{});
+    if (!reverse && kCell.phases == 2) f(std::integral_constant<int, kCell.phases - 1>{});
+  }
+
+  Numbers x_, w_, before_, peepholes_, operands_;
+  Numbers after_ = Numbers(kCell.states, kNothing), saved_ = Numbers(kCell.saved + 1, kNothing);
+};
 
 template <class Cell>
-std::tuple<Values, Values> forward(const Values& x, const Values& r, const Values& s) {
-  double xs[Cell::kGates], rs[Cell::kGates], ss[Cell::kStates], s1[Cell::kStates];
-  fastrnn::Values<double, Cell::kSaved> z{};
-  std::copy_n(x.begin(), Cell::kGates, xs);
-  std::copy_n(r.begin(), Cell::kGates, rs);
-  std::copy_n(s.begin(), Cell::kStates, ss);
-  Cell::forward(xs, rs, ss, s1, z);
-  return {{s1, s1 + Cell::kStates}, {z, z + Cell::kSaved}};
-}
-
-// Returns d(loss)/d(x), d(r), and the elementwise part of d(s).
-template <class Cell>
-std::tuple<Values, Values, Values> backward(const Values& z, const Values& s, const Values& s1,
-                                            const Values& ds) {
-  double ss[Cell::kStates], s1s[Cell::kStates], dss[Cell::kStates];
-  double dx[Cell::kGates], dr[Cell::kGates];
-  fastrnn::Values<double, Cell::kSaved> zs{};
-  std::copy_n(z.begin(), Cell::kSaved, zs);
-  std::copy_n(s.begin(), Cell::kStates, ss);
-  std::copy_n(s1.begin(), Cell::kStates, s1s);
-  std::copy_n(ds.begin(), Cell::kStates, dss);
-  Cell::backward(zs, ss, s1s, dss, dx, dr);
-  const double* recurrent = Cell::kAdditive ? dx : dr;
-  return {
-      {dx, dx + Cell::kGates}, {recurrent, recurrent + Cell::kGates}, {dss, dss + Cell::kStates}};
+std::pair<Numbers, std::tuple<Numbers, Numbers, Numbers, Numbers>> run_cell(Numbers x, Numbers w,
+                                                                            Numbers states,
+                                                                            Numbers peepholes,
+                                                                            Numbers grad) {
+  UnitLayer<Cell> layer(x, w, states, peepholes);
+  const Numbers after = layer.forward();
+  return {after, layer.backward(grad)};
 }
 
 // ---- addresses and plans ------------------------------------------------------------------------
@@ -250,7 +337,7 @@ int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column
 std::pair<int64_t, int64_t> plan(int threads, int64_t directions, int64_t batch, int64_t steps,
                                  int64_t depth, int64_t columns, int64_t column_groups) {
   const Plan plan =
-      make_plan({threads, directions, batch, steps, depth, columns, column_groups, 4});
+      make_plan({threads, directions, batch, steps, depth, columns, column_groups, 4, 1});
   return {plan.row_groups, plan.unit_groups};
 }
 
@@ -304,11 +391,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   add_arch<Baseline>(m, "baseline");
   add_arch<Avx2>(m, "avx2");
   add_arch<Avx512>(m, "avx512");
-#define FRNN_CELL(name, Cell)            \
-  m.def("forward_" name, forward<Cell>); \
-  m.def("backward_" name, backward<Cell>);
+  // By the places of cells' forms in the list.
+  py::list cells;
+#define FRNN_CELL(name, Cell) cells.append(py::cpp_function(run_cell<Cell>));
   FRNN_CELLS(FRNN_CELL)
 #undef FRNN_CELL
+  m.attr("cells") = cells;
   m.def("sequence_offset", sequence_offset);
   m.def("packed_offset", packed_offset);
   m.def("state_offset", state_offset);

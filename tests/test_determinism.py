@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import Case, run
+from cases import CELLS, Case, run
 
 import fastrnn
+from fastrnn import ops
 
 # Shapes for which work is shared out in each way: nothing to share; a team of threads on the units
 # of one row; rows to each thread; both; two directions; one step.
@@ -63,19 +64,19 @@ def test_with_projection(dtype: torch.dtype, isa: str, threads: None) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("batch, size", [(40, 96), (3, 300)], ids=["rows", "units"])
 def test_with_lengths_and_resets(
     batch: int, size: int, cell: str, dtype: torch.dtype, isa: str, threads: None
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    steps, features, gates = 9, 20, fastrnn.functional.ops.CELLS[cell].gates * size
+    steps, features = 9, 20
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
 
     x = draw(steps, batch, features)
-    weights = [draw(gates, features), draw(gates, size), draw(gates), draw(gates)] * 2
+    weights = [draw(*s) for s in ops.CELLS[cell].shapes(features, size).values()] * 2
     lengths = torch.randint(0, steps + 1, (batch,), generator=generator)
     resets = torch.rand(steps, batch, generator=generator) < 0.1
     found = []
@@ -85,7 +86,9 @@ def test_with_lengths_and_resets(
             cell, x, (), weights, lengths=lengths, resets=resets, bidirectional=True
         )
         results = [out.y, *out.last, *out.steps]
-        grads = torch.autograd.grad(sum(r.float().sin().sum() for r in results), [x, *weights[:4]])
+        grads = torch.autograd.grad(
+            sum(r.float().sin().sum() for r in results), [x, *weights[: len(weights) // 2]]
+        )
         found.append([*results, *grads])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):

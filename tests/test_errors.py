@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 import fastrnn
 from fastrnn import functional, reference
 from fastrnn.ops import CELLS
+from fastrnn.reference import Inputs
 
 Call = Callable[[Any], Any]  # of a package: torch.nn or fastrnn
 
@@ -553,12 +554,9 @@ T, B, I, H = 4, 3, 5, 6  # noqa: E741
 
 def arguments(cell: str = "lstm", directions: int = 1, proj: int = 0, **changes: Any) -> dict:
     """Good arguments of scan, and changes to them."""
-    info, made = CELLS[cell], []
-    for _ in range(directions):
-        rows, outputs = info.gates * H, proj or H
-        made += [torch.randn(rows, I), torch.randn(rows, outputs)]
-        made += [torch.randn(rows), torch.randn(rows)]
-        made += [torch.randn(outputs, H)] if proj else []
+    info = CELLS[cell]
+    shapes = info.shapes(I, H, proj).values()
+    made = [torch.randn(*shape) for _ in range(directions) for shape in shapes]
     sizes = [proj or H] + [H] * (info.states - 1)
     good = {
         "cell": cell,
@@ -719,7 +717,7 @@ def test_bad_scans(changes: dict, message: str) -> None:
     for needs_grad in (False, True):
         tensors = [t.requires_grad_(needs_grad) for t in given["weights"] if t.is_floating_point()]
         with pytest.raises((RuntimeError, KeyError), match=message):
-            fastrnn.ops.scan(**given)
+            fastrnn.ops.scan(Inputs(**{k: v for k, v in given.items() if k != "save"}))
         for t in tensors:
             t.requires_grad_(False)
 
@@ -818,7 +816,7 @@ def test_weights_may_lie_in_any_way(cell: str, isa: str) -> None:
         given["weights"] = [laid(w.double(), way) for w in given["weights"]]
         given["x"] = laid(given["x"].double(), way)
         given["states"] = [laid(s.double(), way) for s in given["states"]]
-        found, expected = fastrnn.ops.scan(**given), reference.scan(**given)
+        found, expected = fastrnn.ops.scan(Inputs(**given)), reference.scan(Inputs(**given))
         torch.testing.assert_close(found.y, expected[0], rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(found.last, expected[1], rtol=1e-11, atol=1e-12)
 

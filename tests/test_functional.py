@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import functional, reference
+from fastrnn.reference import Inputs
 
 SIZE = 4  # of batch, input and hidden units alike, so that a mistaken transposition has a shape
 
@@ -28,7 +29,7 @@ def test_batch_first_does_not_concern_packed_batches(layers: int) -> None:
     y, last = functional.stack("gru", x, [], weights, batch_sizes=sizes, batch_first=True)
     expected, ends = x, []
     for own in weights:
-        expected, (end,), _ = reference.scan("gru", expected, [], own, batch_sizes=sizes)
+        expected, (end,), _ = reference.scan(Inputs("gru", expected, [], own, batch_sizes=sizes))
         ends.append(end)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(last[0], torch.cat(ends))
@@ -53,7 +54,7 @@ def test_all_states_come_without_autograd() -> None:
     weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
     x = torch.randn(5, 3, SIZE, generator=generator, dtype=torch.float64)
     out = functional.layer("lstm", x, [], weights, all_states=True)
-    _, _, steps = reference.scan("lstm", x, [], weights)
+    _, _, steps = reference.scan(Inputs("lstm", x, [], weights))
     torch.testing.assert_close(out.steps, steps)
     assert functional.layer("lstm", x, [], weights).steps == ()
 

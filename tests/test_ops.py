@@ -41,6 +41,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "resets": {"resets": torch.tensor([[True, False, False]] * T)},
     "packed": {"batch_sizes": torch.tensor([3, 2, 2, 1]), "directions": 2},
     "projected": {"proj": P, "directions": 2},
+    "x itself": {"takes_x": True, "directions": 2},
     "without bias": {"bias": False},
     "without states": {"initial": False},
     "single step": {"step": True},
@@ -51,6 +52,7 @@ COMBINATIONS = [
     for cell in CELLS
     for name in CALLS
     if cell == "lstm" or name not in ("projected", "without bias", "without states")
+    if name != "x itself" or ops.CELLS[cell].takes_x
 ]
 calls = pytest.mark.parametrize(
     "cell, name", COMBINATIONS, ids=[f"{cell}-{name}" for cell, name in COMBINATIONS]
@@ -66,6 +68,7 @@ def arguments(
     bias: bool = True,
     initial: bool = True,
     proj: int = 0,
+    takes_x: bool = False,
     step: bool = False,
     batch: int = B,
     lengths: Tensor | None = None,
@@ -74,19 +77,15 @@ def arguments(
     save: bool = True,
 ) -> tuple[Any, ...]:
     """The op's arguments."""
-    info, output = ops.CELLS[cell], proj or H
-    shape = [batch, T, I] if batch_first else [T, batch, I]
+    info, features = ops.CELLS[cell], H if takes_x else I
+    shape = [batch, T, features] if batch_first else [T, batch, features]
     if batch_sizes is not None:
-        shape = [int(batch_sizes.sum()), I]
+        shape = [int(batch_sizes.sum()), features]
     elif step:
-        shape = [batch, I]
-    weights = []
-    for _ in range(directions):
-        rows = info.gates * H
-        weights += [draw(rows, I, dtype=dtype), draw(rows, output, dtype=dtype)]
-        weights += [draw(rows, dtype=dtype), draw(rows, dtype=dtype)] if bias else []
-        weights += [draw(output, H, dtype=dtype)] if proj else []
-    sizes = [output] + [H] * (info.states - 1)
+        shape = [batch, features]
+    shapes = info.shapes(features, H, proj, bias, takes_x)
+    weights = [draw(*s, dtype=dtype) for _ in range(directions) for s in shapes.values()]
+    sizes = [proj or H] + [H] * (info.states - 1)
     leading = [batch] if step else [directions, batch]
     states = [draw(*leading, size, dtype=dtype) for size in sizes] if initial else []
     flags = (directions == 2, batch_first, save)

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from cases import CELLS
+from torch import Tensor
 from torch.utils.cpp_extension import load
 
 from fastrnn import reference
@@ -136,22 +136,41 @@ def test_dots(pieces: ModuleType, dtype: str, width: str) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_cells_on_scalars(pieces: ModuleType, cell: str) -> None:
-    step, gates, states = reference.CELLS[cell]
+FORMS = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]
+
+
+@pytest.mark.parametrize("index", range(len(FORMS)), ids=["-".join(form) for form in FORMS])
+def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
+    """A step of one unit by a cell's phases, against the reference's equations."""
+    cell, *numbers = FORMS[index]
+    x_blocks, h_blocks, states, _, own, projected, takes_x = map(int, numbers)
     generator = torch.Generator().manual_seed(0)
+
+    def draw(n: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(n, 1, generator=generator, dtype=torch.float64)
+
     for scale in (0.1, 1.0, 30.0):
-        draws = [torch.randn(n, generator=generator, dtype=torch.float64) for n in (gates, gates)]
-        s = torch.randn(states, generator=generator, dtype=torch.float64).requires_grad_()
-        x, r = ((scale * d).requires_grad_() for d in draws)
-        after = torch.stack(step(x.unbind(), r.unbind(), s.unbind()))
-        s1, z = getattr(pieces, f"forward_{cell}")(x.tolist(), r.tolist(), s.tolist())
-        np.testing.assert_allclose(s1, after.tolist(), rtol=1e-13, atol=1e-15)
-        ds = torch.randn(states, generator=generator, dtype=torch.float64)
-        expected = torch.autograd.grad(after, (x, r, s), ds, materialize_grads=True)
-        found = getattr(pieces, f"backward_{cell}")(z, s.tolist(), s1, ds.tolist())
-        for mine, theirs in zip(found, expected, strict=True):
-            np.testing.assert_allclose(mine, theirs.tolist(), rtol=1e-10, atol=1e-14)
+        sizes = [x_blocks, h_blocks, *[1] * projected, *[own] * (own > 0)]
+        x, weights = draw(1, scale), [draw(n, scale) for n in sizes]
+        before, grad = [draw(1) for _ in range(states)], draw(states)
+        leaves = [t.requires_grad_() for t in (x, *weights, *before)]
+        flat = [*weights[:-1], weights[-1][:, 0]] if own else weights
+        after = torch.cat(
+            reference.scan(reference.Inputs(cell, x[None], [s[None] for s in before], flat)).last
+        )
+        expected = torch.autograd.grad(after[:, 0, 0] @ grad[:, 0], leaves)
+        with torch.no_grad():
+            parts = torch.cat([weights[0] * x, *[x] * takes_x])
+            recurrent = torch.cat(weights[1 : 2 + projected])
+            given = (parts, recurrent, torch.cat(before), weights[-1] if own else draw(0), grad)
+        found, gradients = pieces.cells[index](*(t.flatten().tolist() for t in given))
+        np.testing.assert_allclose(found, after.flatten().tolist(), rtol=1e-13, atol=1e-15)
+        of_x, of_w, of_states, of_own = map(torch.tensor, map(np.array, gradients))
+        itself = of_x[x_blocks:].sum() if takes_x else 0
+        of_input = (of_x[:x_blocks] * weights[0][:, 0]).sum() + itself
+        mine = torch.cat([of_input[None], of_x[:x_blocks] * x[0], of_w, of_own, of_states])
+        theirs = torch.cat([t.flatten() for t in expected])
+        np.testing.assert_allclose(mine.tolist(), theirs.tolist(), rtol=1e-10, atol=1e-14)
 
 
 def test_offsets_beyond_32_bits(pieces: ModuleType) -> None:

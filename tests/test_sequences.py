@@ -12,6 +12,7 @@ from conftest import ISAS
 from torch import Tensor
 
 from fastrnn import ops, reference
+from fastrnn.reference import Inputs
 
 T, B, I, H, P = 6, 5, 3, 7, 4  # noqa: E741
 
@@ -45,20 +46,23 @@ RESETS = {
     "one row": at_random(1) & (torch.arange(B) == 2),
 }
 
-# Of the walk: both directions, batch_first, without bias, without states, with a projection.
+# Of the walk: both directions, batch_first, without bias, without states, with a projection, and
+# with x itself in a gate.
 WALKS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bidirectional": {"bidirectional": True},
     "batch first": {"batch_first": True},
     "bare": {"bias": False, "initial": False},
     "projected": {"proj": P},
-    "all": {"bidirectional": True, "batch_first": True, "proj": P},
+    "x itself": {"takes_x": True},
+    "all": {"bidirectional": True, "batch_first": True, "proj": P, "takes_x": True},
 }
 COMBINATIONS = [
     (cell, walk)
     for cell in CELLS
-    for walk, options in WALKS.items()
-    if cell == "lstm" or "proj" not in options or walk == "all"
+    for walk in WALKS
+    if (walk != "projected" or ops.CELLS[cell].projects)
+    and (walk != "x itself" or ops.CELLS[cell].takes_x)
 ]
 combinations = pytest.mark.parametrize(
     "cell, walk", COMBINATIONS, ids=[f"{cell}-{walk}" for cell, walk in COMBINATIONS]
@@ -78,20 +82,22 @@ def arguments(
     bias: bool = True,
     initial: bool = True,
     proj: int = 0,
+    takes_x: bool = False,
 ) -> dict[str, Any]:
-    """Arguments of scan with x of shape [*rows, I]; proj is for lstm alone."""
+    """Arguments of scan with x of shape [*rows, I], or [*rows, H] where a gate takes x itself; proj
+    and takes_x are for the cells that have such a form."""
     generator = torch.Generator().manual_seed(0)
     info, directions = ops.CELLS[cell], 2 if bidirectional else 1
-    proj = proj if cell == "lstm" else 0
-    output = proj or H
-    weights = []
-    for _ in range(directions):
-        gates = info.gates * H
-        weights += [draw(generator, gates, I) / 2, draw(generator, gates, output) / 2]
-        weights += [draw(generator, gates), draw(generator, gates)] if bias else []
-        weights += [draw(generator, output, H)] if proj else []
-    sizes = [output] + [H] * (info.states - 1)
-    x = draw(generator, *rows, I)
+    proj, takes_x = proj if info.projects else 0, takes_x and info.takes_x
+    features = H if takes_x else I
+    shapes = info.shapes(features, H, proj, bias, takes_x)
+    weights = [
+        draw(generator, *shape) / (2 if name in ("weight_ih", "weight_hh") else 1)
+        for _ in range(directions)
+        for name, shape in shapes.items()
+    ]
+    sizes = [proj or H] + [H] * (info.states - 1)
+    x = draw(generator, *rows, features)
     return {
         "cell": cell,
         "x": x.transpose(0, 1).contiguous() if batch_first else x,
@@ -110,7 +116,7 @@ def results(scan: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor
     for key in ("states", "weights"):
         given[key] = [t.clone().requires_grad_() for t in given[key]]
         leaves |= {f"{key} {i}": t for i, t in enumerate(given[key])}
-    y, last, steps = scan(**given)
+    y, last, steps = scan(Inputs(**given))
     found = {"y": y}
     found |= {f"last {i}": t for i, t in enumerate(last)}
     found |= {f"steps {i}": t for i, t in enumerate(steps)}
@@ -212,9 +218,9 @@ def test_packed_is_padded(cell: str, isa: str) -> None:
     lengths = torch.tensor([6, 4, 4, 3, 1])
     sizes = torch.tensor([5, 4, 4, 3, 1, 1])
     given = arguments(cell, bidirectional=True)
-    padded = ops.scan(**given, lengths=lengths, save=True)
+    padded = ops.scan(Inputs(**given, lengths=lengths), save=True)
     runs = torch.arange(T)[:, None] < lengths
-    packed = ops.scan(**{**given, "x": given["x"][runs]}, batch_sizes=sizes, save=True)
+    packed = ops.scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes), save=True)
     assert torch.equal(packed.y, padded.y[runs])
     for found, expected in zip(packed.steps, padded.steps, strict=True):
         assert torch.equal(found, expected[runs])
@@ -227,7 +233,7 @@ def test_a_row_of_length_0_keeps_its_states(cell: str, isa: str) -> None:
     for walk in ("plain", "bidirectional", "all"):
         given = arguments(cell, **WALKS[walk])
         states = [s.requires_grad_() for s in given["states"]]
-        out = ops.scan(**given, lengths=torch.tensor(LENGTHS["mixed"]))
+        out = ops.scan(Inputs(**given, lengths=torch.tensor(LENGTHS["mixed"])))
         for last, state in zip(out.last, states, strict=True):
             assert torch.equal(last[:, 1], state[:, 1])
         grads = torch.autograd.grad(sum(s[:, 1].sum() for s in out.last), states)
@@ -244,8 +250,8 @@ def test_a_reset_cuts_the_past_off(cell: str, isa: str) -> None:
     given["x"].requires_grad_()
     for s in given["states"]:
         s.requires_grad_()
-    whole = ops.scan(**given, resets=at_steps(3))
-    part = ops.scan(**{**given, "x": given["x"][3:], "states": []})
+    whole = ops.scan(Inputs(**given, resets=at_steps(3)))
+    part = ops.scan(Inputs(**{**given, "x": given["x"][3:], "states": []}))
     assert torch.equal(whole.y[3:], part.y)
     grads = torch.autograd.grad(whole.y[3:].sum(), [given["x"], *given["states"]])
     assert grads[0][3:].any() and not grads[0][:3].any()
@@ -273,7 +279,7 @@ def test_garbage_in_gradients_of_padding_stays_there(cell: str, isa: str) -> Non
     leaves = [t.requires_grad_() for t in (given["x"], *given["states"], *given["weights"])]
     found = []
     for garbage in (0.0, float("nan")):
-        out = ops.scan(**given, lengths=lengths)
+        out = ops.scan(Inputs(**given, lengths=lengths))
         sequences = [out.y, *out.steps]
         grads = [torch.ones_like(t).masked_fill(beyond[..., None], garbage) for t in sequences]
         found.append(torch.autograd.grad(sequences, leaves, grads))
@@ -295,20 +301,28 @@ def test_garbage_in_states_that_are_reset_stays_there(cell: str, isa: str) -> No
 @pytest.mark.parametrize("cell", CELLS)
 def test_padded_is_packed_in_other_types(cell: str, dtype: torch.dtype, isa: str) -> None:
     given = arguments(cell, bidirectional=True)
-    given["x"] = given["x"].to(dtype)
+    x = given["x"].to(dtype)
     for key in ("states", "weights"):
-        given[key] = [t.to(dtype) for t in given[key]]
-    lengths = torch.tensor([6, 4, 4, 3, 1])
-    runs = torch.arange(T)[:, None] < lengths
-    padded = ops.scan(**given, lengths=lengths, save=True)
-    packed = ops.scan(
-        **{**given, "x": given["x"][runs]}, batch_sizes=torch.tensor([5, 4, 4, 3, 1, 1]), save=True
-    )
-    for found, expected in ((padded.y, packed.y), *zip(padded.steps, packed.steps, strict=True)):
-        assert torch.equal(found[runs], expected)
-        assert not found[~runs].any()
-    for found, expected in zip(padded.last, packed.last, strict=True):
-        assert torch.equal(found, expected)
+        given[key] = [t.to(dtype).requires_grad_() for t in given[key]]
+
+    def run(x: Tensor, **rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What has a row for each of x, its gradient among it, and what has not."""
+        given["x"] = x.requires_grad_()
+        out = ops.scan(Inputs(**given, **rows))
+        loss = sum(t.float().sin().sum() for t in (out.y, *out.steps, *out.last))
+        grad_x, *grads = torch.autograd.grad(loss, [x, *given["states"], *given["weights"]])
+        return [out.y, *out.steps, grad_x], [*out.last, *grads]
+
+    # The second has so few rows that no weights are packed.
+    for sizes in ([5, 4, 4, 3, 1, 1], [5, 1]):
+        runs = torch.arange(B) < torch.tensor(sizes + [0] * (T - len(sizes)))[:, None]
+        padded, padded_rest = run(x.clone(), lengths=runs.sum(0))
+        packed, packed_rest = run(x[runs], batch_sizes=torch.tensor(sizes))
+        for found, expected in zip(padded, packed, strict=True):
+            assert torch.equal(found[runs], expected)
+            assert not found[~runs].any()
+        for found, expected in zip(padded_rest, packed_rest, strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_layouts_of_lengths_and_resets(assert_like_reference: Check) -> None:
@@ -328,8 +342,8 @@ def test_larger_shapes(assert_like_reference: Check) -> None:
     generator = torch.Generator().manual_seed(0)
     steps, batch, size = 5, 70, 19
     for cell in CELLS:
-        gates = ops.CELLS[cell].gates * size
-        weights = [draw(generator, gates, 4) / 4, draw(generator, gates, size) / 4] * 2
+        shapes = ops.CELLS[cell].shapes(4, size, bias=False)
+        weights = [draw(generator, *shape) / 4 for shape in shapes.values()] * 2
         given = {
             "cell": cell,
             "x": draw(generator, steps, batch, 4),

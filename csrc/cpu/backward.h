@@ -192,29 +192,17 @@ class Backward {
   }
 
   void write_grad_weights() const {
-    const int64_t count = s_.active_rows(), directions = p_.directions, hidden = p_.hidden_size;
-    // Where the rows of x, of each operand, and of a column of ones begin.
-    const int64_t sequences = 2 + cell_.operands;
-    Buffer<const T*> rows(sequences * directions * count);
-    Buffer<T> one(W);
-    store(one.get(), V(C(1)), 1);
+    const int64_t count = s_.active_rows(), hidden = p_.hidden_size;
+    // Where the rows of x and of each operand begin.
+    const int64_t sequences = 1 + cell_.operands;
+    Buffer<const T*> rows(p_.directions * sequences * count);
     std::vector<OuterProducts<T>> jobs;
-    for (int64_t d = 0; d < directions; ++d) {
-      const T** x = rows.get() + sequences * d * count;
+    for (int d = 0; d < p_.directions; ++d) {
+      const T** x = rows.get() + d * sequences * count;
       const T** operand = x + count;  // [operands][count]
-      const T** ones = operand + cell_.operands * count;
-      const Slice all = whole(p_, int(d));
-      for (int64_t t = 0, k = 0; t < s_.steps; ++t) {
-        for (int64_t m = 0; m < s_.active(t); ++m, ++k) {
-          x[k] = all.at<T>(p_.x, t, m);
-          operand[k] = h_before(all, t, m);
-          for (int q = 1; q < cell_.operands; ++q) {
-            operand[q * count + k] = at_.operand(d, q, k);
-          }
-          ones[k] = one.get();
-        }
-      }
-      auto add = [&](int64_t place, const T** b, int64_t m, int64_t n, void* grad, void* bias,
+      find_rows(d, x, operand);
+      // The product of gradients at `place` of their rows with n columns of b, from row `first` on.
+      auto add = [&](int64_t place, int64_t m, const T** b, int64_t n, void* grad, void* bias,
                      int64_t first) {
         jobs.push_back({.a = at_.grads(d, 0) + place,
                         .a_stride = at_.grad_stride,
@@ -226,25 +214,38 @@ class Backward {
                         .bias = bias ? static_cast<T*>(bias) + first : nullptr});
       };
       const Weights& grad = p_.grad_weights[d];
-      for (int run = 0; run < cell_.x_runs; ++run) {
-        const auto& [block, place, blocks] = cell_.x_run[run];
-        add(place * hidden, x, blocks * hidden, p_.input_size, grad.ih, grad.bias_ih,
+      for (int i = 0; i < cell_.x_runs; ++i) {
+        const auto& [block, place, blocks] = cell_.x_run[i];
+        add(place * hidden, blocks * hidden, x, p_.input_size, grad.ih, grad.bias_ih,
             block * hidden);
       }
       for (int q = 0; q < cell_.operands; ++q) {
         const Product& gates = cell_.operand_product[q];
         const bool recurrent = cell_.size_of_gates(q) == kHiddenSize;
         const int64_t gate_size = at_.size(cell_.size_of_gates(q));
-        add(cell_.grad_of(q, hidden), operand + q * count, gates.count * gate_size,
+        add(cell_.grad_of(q, hidden), gates.count * gate_size, operand + q * count,
             at_.size(cell_.operand_size[q]), recurrent ? grad.hh : grad.hr,
             recurrent ? grad.bias_hh : nullptr, gates.first * gate_size);
       }
       if (cell_.weights) {
-        add(cell_.weights_place * hidden, ones, cell_.weights * hidden, 1, grad.peephole, nullptr,
-            0);
+        add(cell_.weights_place * hidden, cell_.weights * hidden, x, 0, nullptr, grad.peephole, 0);
       }
     }
     WeightGradient<Arch, T>(jobs, at_.pool).run();
+  }
+
+  void find_rows(int direction, const T** x, const T** operand) const {
+    const Slice all = whole(p_, direction);
+    const int64_t count = s_.active_rows();
+    for (int64_t t = 0, k = 0; t < s_.steps; ++t) {
+      for (int64_t m = 0; m < s_.active(t); ++m, ++k) {
+        x[k] = all.at<T>(p_.x, t, m);
+        operand[k] = h_before(all, t, m);
+        for (int q = 1; q < cell_.operands; ++q) {
+          operand[q * count + k] = at_.operand(direction, q, k);
+        }
+      }
+    }
   }
 
   const ScanParams& p_;

@@ -43,8 +43,8 @@ class ForwardWeights {
   // Lays out parts [begin, end) of parts(): columns of the panels and of the bias.
   void pack(int64_t begin, int64_t end) {
     for (int64_t column = begin; column < end; ++column) {
-      const int64_t row = first_row(column);
       const int count = column < columns() ? live_units(column) : 0;
+      const int64_t row = count ? first_row(column) : 0;
       const V bias = bias_source_ && count ? load<V>(bias_source_ + row, count) : V(C(0));
       store(bias_.get() + column * W, bias);
       if (panels_.data) {

@@ -1,4 +1,4 @@
-// Gradients of weights: sums over all rows that ran of the outer products of two sequences.
+// Gradients of weights: sums over all active rows of the outer products of two sequences.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 
 namespace fastrnn::cpu {
 
-// grad[M, N] = sum over k of a_k^T b_k, and bias[M] = sum of a_k.
+// grad[M, N] = sum over k of a_k^T b_k, and bias[M] = sum of a_k. Where N is 0, there is no more
+// than the bias.
 template <class T>
 struct OuterProducts {
   using C = Compute<T>;
@@ -79,8 +80,9 @@ class WeightGradient {
   // A result in blocks of m x n, of even sizes, and enough of them for all threads.
   struct Grid {
     Grid(const OuterProducts<T>& job, int threads) {
-      n = round_up(blocks(job.n, blocks(job.n, kBlockN)), kColumns);
-      across = blocks(job.n, n);
+      const int64_t fewest = std::max<int64_t>(1, blocks(job.n, kBlockN));
+      n = std::max<int64_t>(kColumns, round_up(blocks(job.n, fewest), kColumns));
+      across = std::max<int64_t>(1, blocks(job.n, n));
       const int64_t wanted = std::max(blocks(job.m, kBlockM), blocks(3 * threads, across));
       m = round_up(blocks(job.m, wanted), kRows);
       down = blocks(job.m, m);
