@@ -1,10 +1,10 @@
 """Makes the coefficients of exp and tanh in vec.h: python csrc/cpu/coefficients.py (needs mpmath).
 
 A polynomial p takes the place of a function g within e^r = 1 + r + r^2 g(r) and within
-tanh x = x + x^3 g(x^2). It equals g at Chebyshev's extremal points, which spreads the error out over
-the whole interval: the largest relative error of e^r or tanh x is then at most twice that of the
-best polynomial of this degree, which an exchange by Remez would find. No result shows the
-difference, because rounding costs hundreds of times as much in float, and more in double, too.
+tanh x = x + x^3 g(x^2). It equals g at Chebyshev's extremal points, which spreads the error over
+the whole interval: the relative error of e^r or tanh x is about twice that of the best polynomial
+of this degree, which Remez's exchange would find. No result shows the difference, because rounding
+costs more than ten times as much.
 """
 
 from __future__ import annotations
