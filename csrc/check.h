@@ -96,7 +96,7 @@ class ScheduleStorage {
     finish();
   }
 
-  // Packed: batch_sizes[t] rows run at step t, and falling batch sizes are falling lengths.
+  // Packed: batch_sizes[t] rows are active at step t, and falling batch sizes are falling lengths.
   ScheduleStorage(int64_t steps, const int64_t* batch_sizes) {
     schedule_.steps = steps;
     schedule_.batch = batch_sizes[0];

@@ -24,8 +24,8 @@
 //
 // Operands. Operand 0 is h before the step. A phase can make others, such as r * h, and they are
 // numbered from 1 on in the order of the phases. A gate can multiply every operand that an earlier
-// phase has made. Because a product reads all units of its operand, the threads that share a row
-// meet after each phase that makes an operand, and after the last phase, which makes h.
+// phase has made. Every phase but the last makes one at least, and the last one makes h. Because a
+// product reads all units of its operand, the threads that share a row meet after every phase.
 //
 // States. Exactly one phase of a step writes a state. That phase and the earlier ones read it as
 // before[k]; the later ones do not see it. By default a phase writes all states, which is right for
@@ -34,14 +34,16 @@
 // Sizes. A phase works on the H hidden units. A phase of kOutputSize works on the P features of a
 // projected h instead; the rows of its gates are weight_hr, [P, H], without a bias. A phase sees
 // only the states of its own size: in a projected cell, state 0 is of size P, the others are of
-// size H.
+// size H. There, a gate multiplies only operands of the other size than its own: weight_hh is
+// [.., P], and weight_hr [.., H].
 //
-// Functions. A phase has these; those that it leaves out do nothing.
+// Functions. A phase has these; operands and weight_gradient may be left out.
 //
 //   forward(s)          reads gate, before and weight; writes saved, and after[k] of its states.
 //   operands(s)         writes operand. It reads what forward has read and written, but no gates:
 //                       backward calls it, too, so that no operand is stored between the passes.
-//   backward(s)         reads all but the gates and writes grad_gate. grad[k] comes in as the
+//   backward(s)         reads what operands reads, after[k] of its own states among it, and writes
+//                       grad_gate. grad[k] comes in as the
 //                       gradient of the state that the phase leaves, and goes out as that of the
 //                       state that it finds: a phase replaces grad[k] of a state that it writes,
 //                       and adds to grad[k] of one that it only reads. Only the pointwise part is
@@ -63,7 +65,7 @@
 
 namespace fastrnn {
 
-inline constexpr int kMaxStates = 4;
+inline constexpr int kMaxStates = 2;
 
 // An array of N values; one where N is 0, because C++ has no empty array.
 template <class V, int N>
@@ -91,7 +93,7 @@ enum FromX { kWx, kX, kNoX };
 inline constexpr int kH = 0, kNoOperand = -1;
 
 struct Gate {
-  char name;
+  char name;  // for readers
   FromX from_x = kWx;
   int operand = kH;
 };

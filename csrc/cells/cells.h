@@ -4,6 +4,9 @@
 // call say which one it is.
 #pragma once
 
+#include <iterator>
+#include <string_view>
+
 #include "gru.h"
 #include "layout.h"
 #include "lstm.h"
@@ -44,5 +47,19 @@ inline constexpr NamedLayout kCells[] = {
     FRNN_CELLS(FRNN_LAYOUT)
 #undef FRNN_LAYOUT
 };
+
+static_assert(
+    [] {
+      for (const NamedLayout* a = std::begin(kCells); a + 1 != std::end(kCells); ++a) {
+        const auto& [name, cell] = a[1];
+        if (std::string_view(a->name) != name) continue;
+        if (a->layout.h_blocks != cell.h_blocks || a->layout.states != cell.states ||
+            a->layout.saved != cell.saved || a->layout.weights != cell.weights) {
+          return false;
+        }
+      }
+      return true;
+    }(),
+    "the forms of a cell must agree in all but weight_ih and weight_hr");
 
 }  // namespace fastrnn

@@ -10,8 +10,8 @@
 //     [gates with an operand, as in weight_hh][gates of x alone][units' own weights]  H each
 //     [gates of output-size phases]                                                   P each
 //
-// The gradients of weight_hh are products of blocks that lie side by side, and those of weight_ih
-// of one or two such runs.
+// What is multiplied by x or by an operand at once lies side by side in it: all gates of an
+// operand, and the gates of x in as few pieces as their order allows.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@
 
 namespace fastrnn {
 
-inline constexpr int kMaxPhases = 2, kMaxGates = 6, kMaxOperands = 3, kMaxProducts = 3;
+inline constexpr int kMaxPhases = 2, kMaxGates = 6, kMaxOperands = 3, kMaxProducts = 2;
 
 // Blocks [first, first + count) of the recurrent weights, weight_hh or weight_hr, times an operand.
 struct Product {
@@ -180,38 +180,55 @@ struct LayoutBuilder {
   }
 };
 
-// What the contract asks for and a declaration might miss.
+// What the contract asks for and a declaration might miss; a cell lacks nothing where all hold.
+struct Faults {
+  bool states, sizes, gates, operands, side_by_side, own_weights, x;
+  constexpr bool any() const {
+    return states || sizes || gates || operands || side_by_side || own_weights || x;
+  }
+};
+
 template <class Cell, class... P>
-constexpr bool is_well_formed(const CellLayout& cell, List<P...>) {
-  unsigned written = 0;
-  bool well = true;
+constexpr Faults find_faults(const CellLayout& cell, List<P...>) {
+  Faults faults{};
+  const PhaseLayout& last = cell.phase[cell.phases - 1];
+  for (int k = 0; k < cell.states; ++k) {
+    // A default of all states means those of the phase's size.
+    auto writes = [&](Size size, unsigned declared) {
+      return contains(declared, k) && cell.state_size(k) == size;
+    };
+    faults.states = faults.states || (0 + ... + int(writes(P::kSize, P::kWrites))) != 1;
+  }
+  faults.states = faults.states || cell.states > kMaxStates || !contains(last.writes, 0);
+  int x_itself = 0, phases_with_weights = 0;
   for (int p = 0; p < cell.phases; ++p) {
     const PhaseLayout& phase = cell.phase[p];
-    written |= phase.writes;
-    // Phases of output size know neither x nor weights of their own.
-    if (phase.size == kOutputSize) well = well && phase.saved == 0 && phase.weights == 0;
-    for (int i = 0; i < phase.products; ++i) {
-      const int operand = phase.product[i].operand;
-      well = well && operand < phase.first_operand;
-      well = well && cell.size_of_gates(operand) == phase.size;
+    const bool output = phase.size == kOutputSize;
+    faults.operands = faults.operands || (phase.operands > 0) != (p < cell.phases - 1);
+    phases_with_weights += phase.weights > 0;
+    faults.sizes =
+        faults.sizes || (output && (phase.operands > 0 || phase.saved > 0 || phase.weights > 0));
+    for (int g = phase.first_gate; g < phase.first_gate + phase.gates; ++g) {
+      const GateLayout& gate = cell.gate[g];
+      const bool has_x = gate.x_block >= 0 || gate.is_x;
+      x_itself += gate.is_x;
+      faults.gates = faults.gates || (!has_x && gate.product < 0);
+      faults.sizes = faults.sizes || (output && has_x);
+      if (gate.product < 0) continue;
+      const int operand = phase.product[gate.product].operand;
+      const Product& all = cell.operand_product[operand];
+      faults.operands = faults.operands || operand >= phase.first_operand;
+      faults.sizes = faults.sizes || cell.size_of_gates(operand) != phase.size;
+      faults.side_by_side = faults.side_by_side || gate.h_block >= all.first + all.count;
     }
   }
-  const PhaseLayout& last = cell.phase[cell.phases - 1];
-  well = well && contains(last.writes, 0) && last.operands == 0;
-  well = well && written == (1u << cell.states) - 1;
-  // An operand's gates lie side by side, so that they are one product.
-  for (const GateLayout& gate : cell.gate) {
-    for (int q = 0; q < cell.operands; ++q) well = well && cell.operand_product[q].count > 0;
-    if (gate.h_block < 0) continue;
-    for (int p = 0; p < cell.phases; ++p) {
-      const PhaseLayout& phase = cell.phase[p];
-      const int64_t g = &gate - cell.gate;
-      if (g < phase.first_gate || g >= phase.first_gate + phase.gates) continue;
-      const Product& all = cell.operand_product[phase.product[gate.product].operand];
-      well = well && gate.h_block < all.first + all.count;
-    }
+  for (int q = 0; q < cell.operands; ++q) {
+    faults.operands = faults.operands || cell.operand_product[q].count == 0;
   }
-  return well;
+  faults.sizes = faults.sizes || cell.output_grad_blocks > 1;
+  faults.own_weights = phases_with_weights > 1;
+  faults.x = x_itself > 1 || cell.x_blocks == 0;
+  return faults;
 }
 
 template <class Cell, class... P>
@@ -227,10 +244,20 @@ constexpr CellLayout make_layout(List<P...>) {
 template <class Cell>
 inline constexpr CellLayout kLayout = [] {
   constexpr CellLayout layout = make_layout<Cell>(PhasesOf<Cell>{});
-  static_assert(is_well_formed<Cell>(layout, PhasesOf<Cell>{}),
-                "each state must be written by one phase of its size, h by the last one; a gate "
-                "must multiply h or an operand that an earlier phase makes; gates that multiply "
-                "the same operand must be listed side by side");
+  constexpr Faults faults = find_faults<Cell>(layout, PhasesOf<Cell>{});
+  static_assert(!faults.states,
+                "each state must be written by exactly one phase, and h by the last one");
+  static_assert(!faults.sizes,
+                "a phase of output size has one gate, without x, and makes and saves nothing; in a "
+                "projected cell, gates of one size multiply operands of the other");
+  static_assert(!faults.gates, "a gate must be the sum of something");
+  static_assert(!faults.operands,
+                "a gate must multiply h or an operand that an earlier phase makes; all phases but "
+                "the last make some, and each operand is multiplied");
+  static_assert(!faults.side_by_side,
+                "gates that multiply the same operand must be listed side by side");
+  static_assert(!faults.own_weights, "only one phase may have weights of the units' own");
+  static_assert(!faults.x, "some gate must take W_ih x, and only one x itself");
   return layout;
 }();
 

@@ -1,6 +1,7 @@
-// The backward driver: step by step against the direction of the scan, and phase by phase against
-// their order, the products of later gates' gradients and the cell's backward on their tiles; then,
-// over the whole sequence at once, the gradients of the input and of the weights.
+// The backward driver. It walks through the steps and through the phases of each in reverse. A
+// phase needs the gradients of what it made: products of the gradients of the gates that multiply
+// it, which lie in later phases or, for h, in the next step. The gradients of the input and of the
+// weights follow at the end, over the whole sequence at once.
 #pragma once
 
 #include <vector>
@@ -15,16 +16,16 @@ template <class Arch, class T>
 class Backward {
  public:
   Backward(const ScanParams& p, const Pool& pool)
-      : p_(p), s_(p.schedule), kernels_(cell_kernels<Arch, T>(p.cell)), at_(p, cell_, pool) {}
+      : p_(p), s_(p.schedule), kernels_(cell_kernels<Arch, T>(p.cell)), work_(p, cell_, pool) {}
 
   void run() {
-    at_.pack();
+    work_.pack();
     const double flops = 2. * s_.active_rows() * p_.directions * cell_.h_blocks * p_.hidden_size *
                          std::max<int64_t>(p_.output_size, 8);
-    run_slices(p_, at_.plan, at_.pool, flops,
+    run_slices(p_, work_.plan, work_.pool, flops,
                [this](const Slice& slice, Member& member) { run_slice(slice, member); });
     if (p_.grad_x.data) write_grad_x();
-    if (at_.wants_weights()) write_grad_weights();
+    if (work_.wants_weights()) write_grad_weights();
   }
 
  private:
@@ -41,14 +42,14 @@ class Backward {
   }
 
   void start_state(const Slice& slice, int k) const {
-    const Range units = at_.own_units(slice, cell_.state_size(k));
+    const Range units = work_.own_units(slice, cell_.state_size(k));
     for (int64_t m = 0; m < slice.rows; ++m) {
       const T* grad = p_.grad_last[k].data ? slice.at<T>(p_.grad_last[k], m) : nullptr;
       const T* state = k > 0 && p_.initial[k].data ? slice.at<T>(p_.initial[k], m) : nullptr;
       for (int64_t j = units.begin; j < units.end; j += W) {
         const int n = int(std::min<int64_t>(W, units.end - j));
-        store(at_.carry(slice, k, m) + j, load_or_zero<V>(grad, j, n));
-        if (state) store(at_.initial(slice, k, m) + j, load<V>(state + j, n));
+        store(work_.carry(slice, k, m) + j, load_or_zero<V>(grad, j, n));
+        if (state) store(work_.initial(slice, k, m) + j, load<V>(state + j, n));
       }
     }
   }
@@ -62,12 +63,12 @@ class Backward {
     for (int index = cell_.phases - 2; index >= 0; --index) {
       if (active) {
         const PhaseLayout& phase = cell_.phase[index];
-        const Range own = at_.own_blocks(slice, phase.size);
+        const Range own = work_.own_blocks(slice, phase.size);
         for (int q = 0; q < phase.operands; ++q) {
           multiply(slice, i, active, phase.first_operand + q, own,
-                   at_.product(slice) + q * (own.end - own.begin) * W);
+                   work_.product(slice) + q * (own.end - own.begin) * W);
         }
-        run_kernel(slice, index, 0, active, at_.product(slice));
+        run_kernel(slice, index, 0, active, work_.product(slice));
       }
       member.wait();
     }
@@ -79,19 +80,19 @@ class Backward {
   void run_last_phase(const Slice& slice, int64_t i, int64_t active, int64_t after) const {
     const int last = cell_.phases - 1;
     if (after) {
-      const Range own = at_.own_blocks(slice, cell_.phase[last].size);
-      multiply(slice, i + 1, after, 0, own, at_.product(slice));
-      run_kernel(slice, last, 0, after, at_.product(slice));
+      const Range own = work_.own_blocks(slice, cell_.phase[last].size);
+      multiply(slice, i + 1, after, 0, own, work_.product(slice));
+      run_kernel(slice, last, 0, after, work_.product(slice));
     }
     run_kernel(slice, last, after, active, nullptr);
   }
 
   // The gradient that an operand of step i gets from its gates, for `rows` rows.
   void multiply(const Slice& slice, int64_t i, int64_t rows, int q, Range own, C* out) const {
-    const C* grads = at_.grads(slice.direction, slice.active_row(slice.time(i), 0));
-    at_.operand_weights(slice.direction, q)
-        .multiply(rows, grads + cell_.grad_of(q, p_.hidden_size), at_.grad_stride, own.begin,
-                  own.end, nullptr, 0, out, at_.product_stride);
+    const C* grads = work_.grads(slice.direction, slice.active_row(slice.time(i), 0));
+    work_.operand_weights(slice.direction, q)
+        .multiply(rows, grads + cell_.grad_of(q, p_.hidden_size), work_.grad_stride, own.begin,
+                  own.end, nullptr, 0, out, work_.product_stride);
   }
 
   // A phase's backward on the slice's units of rows [begin, end).
@@ -99,19 +100,20 @@ class Backward {
                   const C* products) const {
     if (begin >= end) return;
     const PhaseLayout& phase = cell_.phase[index];
-    const Range own = at_.own_blocks(slice, phase.size);
-    kernels_.phase[index].backward(at_.row(slice) + begin, int(end - begin), products,
-                                   at_.product_stride, own.begin * W, int(own.end - own.begin),
-                                   at_.size(phase.size));
+    const Range own = work_.own_blocks(slice, phase.size);
+    kernels_.phase[index].backward(work_.row(slice) + begin, int(end - begin), products,
+                                   work_.product_stride, own.begin * W, int(own.end - own.begin),
+                                   work_.size(phase.size));
   }
 
-  // Of the `active` rows of step i, and of the `after` rows that were active in the one after it.
+  // Describes the rows of step i: the `active` ones, and those that were active only in the step
+  // after it, which has `after` of them.
   void make_rows(const Slice& slice, int64_t i, int64_t active, int64_t after) const {
-    BackwardRow<T>* row = at_.row(slice);
+    BackwardRow<T>* row = work_.row(slice);
     for (int64_t m = 0; m < std::max(active, after); ++m) {
       row[m] = m < active ? make_row(slice, slice.time(i), m) : BackwardRow<T>{};
       row[m].starts_over_after = m < after && slice.starts_over(slice.time(i + 1), m);
-      for (int k = 0; k < cell_.states; ++k) row[m].carry[k] = at_.carry(slice, k, m);
+      for (int k = 0; k < cell_.states; ++k) row[m].carry[k] = work_.carry(slice, k, m);
     }
   }
 
@@ -123,10 +125,10 @@ class Backward {
     row.saved =
         static_cast<const T*>(p_.saved) + (index * p_.directions + d) * cell_.saved * hidden;
     row.peephole = static_cast<const T*>(p_.weights[d].peephole);
-    row.grads = at_.grads(d, index);
+    row.grads = work_.grads(d, index);
     row.output_grads = row.grads + cell_.grad_blocks * hidden;
-    for (int q = 1; at_.wants_weights() && q < cell_.operands; ++q) {
-      row.operand[q] = at_.operand(d, q, index);
+    for (int q = 1; work_.wants_weights() && q < cell_.operands; ++q) {
+      row.operand[q] = work_.operand(d, q, index);
     }
     if (p_.grad_y.data) row.grad_y = slice.at<T>(p_.grad_y, t, m) + d * p_.output_size;
     row.h_before = h_before(slice, t, m);
@@ -140,7 +142,7 @@ class Backward {
       if (t != slice.first_time(m)) {
         row.before[k] = slice.at<C>(p_.steps[k], slice.before(t), m) + d * hidden;
       } else if (p_.initial[k].data) {
-        row.before[k] = at_.initial(slice, k, m);
+        row.before[k] = work_.initial(slice, k, m);
       }
     }
     return row;
@@ -160,10 +162,10 @@ class Backward {
     make_rows(slice, -1, 0, after);
     run_last_phase(slice, -1, 0, after);
     for (int k = 0; k < cell_.states; ++k) {
-      const Range units = at_.own_units(slice, cell_.state_size(k));
+      const Range units = work_.own_units(slice, cell_.state_size(k));
       for (int64_t m = 0; m < slice.rows; ++m) {
         for (int64_t j = units.begin; j < units.end; j += W) {
-          store(slice.at<T>(p_.grad_initial[k], m) + j, load<V>(at_.carry(slice, k, m) + j),
+          store(slice.at<T>(p_.grad_initial[k], m) + j, load<V>(work_.carry(slice, k, m) + j),
                 int(std::min<int64_t>(W, units.end - j)));
         }
       }
@@ -172,12 +174,12 @@ class Backward {
 
   void write_grad_x() const {
     InputGradient<Arch, T> job{
-        .rows = s_.active_rows(), .features = p_.input_size, .grad_stride = at_.grad_stride};
+        .rows = s_.active_rows(), .features = p_.input_size, .grad_stride = work_.grad_stride};
     for (int64_t d = 0; d < p_.directions; ++d) {
-      const C* grads = at_.grads(d, 0);
+      const C* grads = work_.grads(d, 0);
       for (int run = 0; run < cell_.x_runs; ++run) {
         job.products.push_back(
-            {&at_.input_weights(d, run), grads + cell_.x_run[run].place * p_.hidden_size});
+            {&work_.input_weights(d, run), grads + cell_.x_run[run].place * p_.hidden_size});
       }
       if (cell_.takes_x()) job.addends.push_back(grads + cell_.x_place * p_.hidden_size);
     }
@@ -188,7 +190,7 @@ class Backward {
       }
     }
     job.out = out.get();
-    job.run(at_.pool);
+    job.run(work_.pool);
   }
 
   void write_grad_weights() const {
@@ -204,8 +206,8 @@ class Backward {
       // The product of gradients at `place` of their rows with n columns of b, from row `first` on.
       auto add = [&](int64_t place, int64_t m, const T** b, int64_t n, void* grad, void* bias,
                      int64_t first) {
-        jobs.push_back({.a = at_.grads(d, 0) + place,
-                        .a_stride = at_.grad_stride,
+        jobs.push_back({.a = work_.grads(d, 0) + place,
+                        .a_stride = work_.grad_stride,
                         .b = b,
                         .rows = count,
                         .m = m,
@@ -222,16 +224,16 @@ class Backward {
       for (int q = 0; q < cell_.operands; ++q) {
         const Product& gates = cell_.operand_product[q];
         const bool recurrent = cell_.size_of_gates(q) == kHiddenSize;
-        const int64_t gate_size = at_.size(cell_.size_of_gates(q));
+        const int64_t gate_size = work_.size(cell_.size_of_gates(q));
         add(cell_.grad_of(q, hidden), gates.count * gate_size, operand + q * count,
-            at_.size(cell_.operand_size[q]), recurrent ? grad.hh : grad.hr,
+            work_.size(cell_.operand_size[q]), recurrent ? grad.hh : grad.hr,
             recurrent ? grad.bias_hh : nullptr, gates.first * gate_size);
       }
       if (cell_.weights) {
         add(cell_.weights_place * hidden, cell_.weights * hidden, x, 0, nullptr, grad.peephole, 0);
       }
     }
-    WeightGradient<Arch, T>(jobs, at_.pool).run();
+    WeightGradient<Arch, T>(jobs, work_.pool).run();
   }
 
   void find_rows(int direction, const T** x, const T** operand) const {
@@ -242,7 +244,7 @@ class Backward {
         x[k] = all.at<T>(p_.x, t, m);
         operand[k] = h_before(all, t, m);
         for (int q = 1; q < cell_.operands; ++q) {
-          operand[q * count + k] = at_.operand(direction, q, k);
+          operand[q * count + k] = work_.operand(direction, q, k);
         }
       }
     }
@@ -252,7 +254,7 @@ class Backward {
   const Schedule& s_;
   const CellKernels<T>& kernels_;
   const CellLayout& cell_ = kernels_.cell;
-  BackwardWorkspace<Arch, T> at_;
+  BackwardWorkspace<Arch, T> work_;
 };
 
 }  // namespace fastrnn::cpu

@@ -1,43 +1,31 @@
-// What a backward pass works with: how it is shared out, its packed weights and its buffers, and
-// where in them the values of a step lie.
+// What a backward pass works with: its packed weights, its buffers, and where the values of a step
+// lie in them.
 #pragma once
-
-#include <numeric>
-#include <vector>
 
 #include "backward_weights.h"
 #include "buffer.h"
-#include "cell_kernels.h"
-#include "forward_workspace.h"
 #include "pack.h"
-#include "slice.h"
+#include "workspace.h"
 
 namespace fastrnn::cpu {
 
 template <class Arch, class T>
-struct BackwardWorkspace {
+struct BackwardWorkspace : Workspace<Arch, T> {
   using C = Compute<T>;
-  static constexpr int W = Vec<C, Arch::kBytes>::kSize;
+  using Base = Workspace<Arch, T>;
+  using Base::size, Base::few_rows;
+  using Base::W, Base::p, Base::s, Base::cell, Base::pool, Base::plan, Base::rows;
   using PackedWeights = BackwardWeights<Arch, T>;
 
   BackwardWorkspace(const ScanParams& params, const CellLayout& layout, const Pool& threads)
-      : p(params), s(params.schedule), cell(layout), pool(threads) {
+      : Base(params, layout, threads) {
     make_plan();
     make_weights();
     make_buffers();
   }
 
-  int64_t size(Size of) const { return of == kOutputSize ? p.output_size : p.hidden_size; }
-  // The slice's own units of a size, in vectors, and the same in units.
-  Range own_blocks(const Slice& slice, Size of) const {
-    return slice.part((size(of) + W - 1) / W, share_[of]);
-  }
-  Range own_units(const Slice& slice, Size of) const {
-    const Range own = own_blocks(slice, of);
-    return {own.begin * W, std::min(own.end * W, size(of))};
-  }
-
-  // Of the gates that multiply an operand, by which their gradients become the operand's.
+  // The weights of all gates that multiply an operand. The product of these gates' gradients with
+  // them is the operand's gradient.
   const PackedWeights& operand_weights(int64_t direction, int q) const {
     return weights_[direction].operand[q];
   }
@@ -70,25 +58,15 @@ struct BackwardWorkspace {
   BackwardRow<T>* row(const Slice& slice) const { return row_.get() + slice.index * rows; }
 
   void pack() {
-    std::vector<PackedWeights*> all;
-    double elements = 0;
-    auto add = [&](PackedWeights& w) {
-      all.push_back(&w);
-      elements += double(w.parts()) * w.part_size();
-    };
+    PackedWeights* all[2 * (kMaxOperands + kMaxGates)];
+    int count = 0;
     for (int64_t d = 0; d < p.directions; ++d) {
-      for (int q = 0; q < cell.operands; ++q) add(weights_[d].operand[q]);
-      for (int run = 0; p.grad_x.data && run < cell.x_runs; ++run) add(weights_[d].input[run]);
+      for (int q = 0; q < cell.operands; ++q) all[count++] = &weights_[d].operand[q];
+      for (int i = 0; p.grad_x.data && i < cell.x_runs; ++i) all[count++] = &weights_[d].input[i];
     }
-    pack_all(all, elements, pool);
+    pack_all(all, count, pool);
   }
 
-  const ScanParams& p;
-  const Schedule& s;
-  const CellLayout& cell;
-  const Pool& pool;
-  Plan plan;
-  int64_t rows = 0;  // of the largest row group
   int64_t grad_stride = 0, product_stride = 0;
 
  private:
@@ -111,7 +89,6 @@ struct BackwardWorkspace {
   }
 
   void make_weights() {
-    const bool few = s.active_rows() <= kFewRows;
     const int64_t hidden = p.hidden_size;
     for (int64_t d = 0; d < p.directions; ++d) {
       const Weights& w = p.weights[d];
@@ -121,14 +98,13 @@ struct BackwardWorkspace {
         const bool recurrent = cell.size_of_gates(q) == kHiddenSize;
         const T* from = static_cast<const T*>(recurrent ? w.hh : w.hr);
         weights_[d].operand[q] = {from + gates.first * gate_size * units, gates.count * gate_size,
-                                  units, few ? 0 : rows};
-        int64_t& share = share_[cell.operand_size[q]];
-        share = std::lcm(share, weights_[d].operand[q].vectors());
+                                  units, few_rows() ? 0 : rows};
+        this->share_by(cell.operand_size[q], weights_[d].operand[q].vectors());
       }
       for (int run = 0; p.grad_x.data && run < cell.x_runs; ++run) {
         const auto& [block, _, count] = cell.x_run[run];
         weights_[d].input[run] = {static_cast<const T*>(w.ih) + block * hidden * p.input_size,
-                                  count * hidden, p.input_size, few ? 0 : s.active_rows()};
+                                  count * hidden, p.input_size, few_rows() ? 0 : s.active_rows()};
       }
     }
   }
@@ -149,14 +125,15 @@ struct BackwardWorkspace {
     }
     for (const PhaseLayout& phase : cell.phase)
       operands = std::max<int64_t>(operands, phase.operands);
-    product_stride = (operands * (blocks + std::max(share_[0], share_[1])) + 1) * W;
+    product_stride =
+        (operands * (blocks + std::max(this->share(kHiddenSize), this->share(kOutputSize))) + 1) *
+        W;
     product_ = Buffer<C>(count_slices(p, plan) * rows * product_stride);
     row_ = Buffer<BackwardRow<T>>(count_slices(p, plan) * rows);
     prefer_huge_pages(p.grad_x.data, active * p.input_size * sizeof(T));
   }
 
   Direction weights_[2];
-  int64_t share_[2] = {1, 1};  // by size: the blocks that are shared out as one
   int64_t state_stride_ = 0;
   Buffer<C> grads_;    // [D][active rows]
   Buffer<T> operand_;  // [D][operands - 1][active rows]

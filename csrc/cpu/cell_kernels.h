@@ -166,11 +166,11 @@ void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* pro
     for (int block = 0; block < blocks && unit + block * W < units; ++block) {
       const int64_t j = unit + block * W;
       const int n = int(std::min<int64_t>(W, units - j));
-      const C* product = products + m * stride + block * W;
+      const int64_t at = m * stride + block * W;
       UnitStep<P, kCell.states, V> s;
       if constexpr (kWritesH) {
         s.grad[0] = load<V>(row.carry[0] + j);
-        if (products && !row.starts_over_after) s.grad[0] = s.grad[0] + load<V>(product);
+        if (products && !row.starts_over_after) s.grad[0] = s.grad[0] + load<V>(products + at);
         if (!row.active) {
           store(row.carry[0] + j, s.grad[0]);
           continue;
@@ -198,7 +198,7 @@ void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* pro
       for (int k = 0; k < P::kWeights; ++k) s.weight[k] = load<V>(row.peephole + k * units + j, n);
 #pragma GCC unroll 4
       for (int q = 0; q < P::kOperands; ++q) {
-        s.grad_operand[q] = load<V>(product + q * blocks * W);
+        s.grad_operand[q] = load<V>(products + at + q * blocks * W);
       }
       P::operands(s);
       P::backward(s);

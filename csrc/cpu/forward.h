@@ -10,13 +10,13 @@ template <class Arch, class T>
 class Forward {
  public:
   Forward(const ScanParams& p, const Pool& pool)
-      : p_(p), s_(p.schedule), kernels_(cell_kernels<Arch, T>(p.cell)), at_(p, cell_, pool) {}
+      : p_(p), s_(p.schedule), kernels_(cell_kernels<Arch, T>(p.cell)), work_(p, cell_, pool) {}
 
   void run() {
-    at_.pack();
+    work_.pack();
     const double flops = 2. * s_.active_rows() * p_.directions * cell_.h_blocks *
-                         at_.blocks(kHiddenSize) * W * (p_.input_size + p_.output_size);
-    run_slices(p_, at_.plan, at_.pool, flops,
+                         work_.blocks(kHiddenSize) * W * (p_.input_size + p_.output_size);
+    run_slices(p_, work_.plan, work_.pool, flops,
                [this](const Slice& slice, Member& member) { run_slice(slice, member); });
   }
 
@@ -29,13 +29,13 @@ class Forward {
     for (int k = 0; k < cell_.states; ++k) start_state(slice, k);
     member.wait();
     for (int64_t i = 0; i < s_.steps;) {
-      const int64_t end = std::min(s_.steps, i + at_.chunk_steps);
+      const int64_t end = std::min(s_.steps, i + work_.chunk_steps);
       project_inputs(slice, i, end);
-      const C* from_x = at_.from_x(slice);
-      for (const C* x = at_.x(slice); i < end; ++i) {
+      const C* from_x = work_.from_x(slice);
+      for (const C* x = work_.x(slice); i < end; ++i) {
         const int64_t active = step(slice, member, i, from_x, x);
-        from_x += active * at_.from_x_stride;
-        x += active * at_.x_stride;
+        from_x += active * work_.from_x_stride;
+        x += active * work_.x_stride;
       }
     }
   }
@@ -43,7 +43,7 @@ class Forward {
   // Both buffers of h get the initial state, because the rows of a reversed direction begin at
   // different steps. A row of length 0 ends where it begins.
   void start_state(const Slice& slice, int state) const {
-    const Range units = at_.own_units(slice, cell_.state_size(state));
+    const Range units = work_.own_units(slice, cell_.state_size(state));
     for (int64_t m = 0; m < slice.rows; ++m) {
       const bool ends = slice.length(m) == 0;
       const bool starts_over = slice.starts_over(slice.first_time(m), m);
@@ -53,7 +53,7 @@ class Forward {
         const V v = load_or_zero<V>(from, j, n);
         if (ends) store(slice.at<T>(p_.last[state], m) + j, v, n);
         for (int64_t i = 0; i < 2; ++i) {
-          C* to = state ? at_.carry(slice, state, m) : at_.h(slice, i, m);
+          C* to = state ? work_.carry(slice, state, m) : work_.h(slice, i, m);
           store(to + j, starts_over ? V(C(0)) : v);
         }
       }
@@ -67,26 +67,26 @@ class Forward {
       const int64_t t = slice.time(i), rows = slice.active(t);
       for (int64_t m = 0; m < rows; ++m, ++count) {
         const T* from = slice.at<T>(p_.x, t, m);
-        C* to = at_.x(slice) + count * at_.x_stride;
+        C* to = work_.x(slice) + count * work_.x_stride;
         for (int64_t j = 0; j < p_.input_size; j += W) {
           store(to + j, load<V>(from + j, int(std::min<int64_t>(W, p_.input_size - j))));
         }
       }
     }
-    const Range own = at_.own_blocks(slice, kHiddenSize);
+    const Range own = work_.own_blocks(slice, kHiddenSize);
     const int64_t first = own.begin * cell_.x_blocks, last = own.end * cell_.x_blocks;
-    at_.input_weights(slice).multiply(count, at_.x(slice), at_.x_stride, first, last - first,
-                                      at_.from_x(slice) + first * W, at_.from_x_stride);
+    work_.input_weights(slice).multiply(count, work_.x(slice), work_.x_stride, first, last - first,
+                                        work_.from_x(slice) + first * W, work_.from_x_stride);
   }
 
   // Returns how many rows are active.
   int64_t step(const Slice& slice, Member& member, int64_t i, const C* from_x, const C* x) const {
     const int64_t t = slice.time(i), active = slice.active(t);
-    ForwardRow<T>* row = at_.row(slice);
+    ForwardRow<T>* row = work_.row(slice);
     for (int64_t m = 0; m < active; ++m) {
       row[m] = make_row(slice, i, t, m);
-      row[m].from_x = from_x + m * at_.from_x_stride;
-      row[m].x = x + m * at_.x_stride;
+      row[m].from_x = from_x + m * work_.from_x_stride;
+      row[m].x = x + m * work_.x_stride;
     }
     for (int phase = 0; phase < cell_.phases; ++phase) {
       run_phase(slice, i, phase, active);
@@ -97,20 +97,20 @@ class Forward {
 
   void run_phase(const Slice& slice, int64_t i, int index, int64_t active) const {
     const PhaseLayout& phase = cell_.phase[index];
-    const Range own = at_.own_blocks(slice, phase.size);
-    const int64_t group = at_.group(index);
+    const Range own = work_.own_blocks(slice, phase.size);
+    const int64_t group = work_.group(index);
     const int64_t stride = phase.gates_before(phase.products) * group * W;
     for (int64_t block = own.begin; block < own.end; block += group) {
-      C* out = at_.product(slice);
+      C* out = work_.product(slice);
       for (int k = 0; k < phase.products; ++k) {
         const auto& [operand, _, gates] = phase.product[k];
-        at_.product_weights(slice, index, k)
-            .multiply(active, at_.operand_rows(slice, operand, i), at_.operand_stride(operand),
+        work_.product_weights(slice, index, k)
+            .multiply(active, work_.operand_rows(slice, operand, i), work_.operand_stride(operand),
                       block * gates, group * gates, out, stride);
         out += gates * group * W;
       }
-      kernels_.phase[index].forward(at_.row(slice), int(active), at_.product(slice), stride,
-                                    block * W, int(group), at_.size(phase.size));
+      kernels_.phase[index].forward(work_.row(slice), int(active), work_.product(slice), stride,
+                                    block * W, int(group), work_.size(phase.size));
     }
   }
 
@@ -118,9 +118,9 @@ class Forward {
     const int64_t d = slice.direction;
     const bool is_last = t == slice.last_time(m);
     ForwardRow<T> row{};
-    row.h = at_.h(slice, i, m);
-    row.next_h = at_.h(slice, i + 1, m);
-    for (int q = 1; q < cell_.operands; ++q) row.operand[q] = at_.operand(slice, q, m);
+    row.h = work_.h(slice, i, m);
+    row.next_h = work_.h(slice, i + 1, m);
+    for (int q = 1; q < cell_.operands; ++q) row.operand[q] = work_.operand(slice, q, m);
     row.peephole = static_cast<const T*>(p_.weights[d].peephole);
     row.y = slice.at<T>(p_.y, t, m) + d * p_.output_size;
     row.starts_over_next = !is_last && slice.starts_over(slice.after(t), m);
@@ -131,7 +131,7 @@ class Forward {
     for (int k = 0; k < cell_.states; ++k) {
       if (is_last) row.last[k] = slice.at<T>(p_.last[k], m);
       if (k == 0) continue;
-      row.carry[k] = at_.carry(slice, k, m);
+      row.carry[k] = work_.carry(slice, k, m);
       if (p_.steps[k].data) row.steps[k] = slice.at<C>(p_.steps[k], t, m) + d * p_.hidden_size;
     }
     return row;
@@ -141,7 +141,7 @@ class Forward {
   const Schedule& s_;
   const CellKernels<T>& kernels_;
   const CellLayout& cell_ = kernels_.cell;
-  ForwardWorkspace<Arch, T> at_;
+  ForwardWorkspace<Arch, T> work_;
 };
 
 }  // namespace fastrnn::cpu

@@ -39,6 +39,7 @@ class ForwardWeights {
   int64_t columns() const { return blocks_ * gates_; }
   int vectors() const { return panels_.vectors; }
   int64_t parts() const { return panels_.columns; }
+  int64_t part_size() const { return panels_.data ? panels_.depth * W : 0; }
 
   // Lays out parts [begin, end) of parts(): columns of the panels and of the bias.
   void pack(int64_t begin, int64_t end) {

@@ -100,7 +100,7 @@ int panel_vectors(int gates, int64_t rows, int64_t columns) {
 }
 
 // The height of the next tile when `rows` rows are left: 8 rows are 4 + 4, not 6 + 2.
-inline int64_t even_height(int64_t rows, int64_t max_height) {
+FRNN_INLINE int64_t even_height(int64_t rows, int64_t max_height) {
   const int64_t tiles = (rows + max_height - 1) / max_height;
   return (rows + tiles - 1) / tiles;
 }

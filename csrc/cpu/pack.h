@@ -3,24 +3,27 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "engine.h"
 
 namespace fastrnn::cpu {
 
-// Packs matrices of `elements` elements in all, each of which has parts() parts.
+// Packs `count` matrices, each of which has parts() parts of part_size() elements.
 template <class W>
-void pack_all(const std::vector<W*>& weights, double elements, const Pool& pool) {
+void pack_all(W* const* weights, int count, const Pool& pool) {
   constexpr double kFlops = 16;  // what packing an element costs, as arithmetic
   int64_t total = 0;
-  for (const W* w : weights) total += w->parts();
+  double elements = 0;
+  for (int i = 0; i < count; ++i) {
+    total += weights[i]->parts();
+    elements += double(weights[i]->parts()) * weights[i]->part_size();
+  }
   pool.for_ranges(total, kFlops * elements, [&](int64_t begin, int64_t end) {
     int64_t first = 0;
-    for (W* w : weights) {
-      const int64_t parts = w->parts();
-      w->pack(std::clamp<int64_t>(begin - first, 0, parts),
-              std::clamp<int64_t>(end - first, 0, parts));
+    for (int i = 0; i < count; ++i) {
+      const int64_t parts = weights[i]->parts();
+      weights[i]->pack(std::clamp<int64_t>(begin - first, 0, parts),
+                       std::clamp<int64_t>(end - first, 0, parts));
       first += parts;
     }
   });

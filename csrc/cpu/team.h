@@ -1,4 +1,4 @@
-// Threads that share the hidden units of the same rows, and meet once or twice a step.
+// Threads that share the hidden units of the same rows, and meet after every phase.
 #pragma once
 
 #include <atomic>
