@@ -763,7 +763,7 @@ BAD_FORMS: dict[str, tuple[dict, str]] = {
         "'mut1' takes x itself .* got 5 and 6",
     ),
     "rows of weight_ih": (
-        arguments("mut2", weights=[torch.randn(4 * H, I), torch.randn(3 * H, H)]),
+        arguments("mut3", weights=[torch.randn(2 * H, I), torch.randn(3 * H, H)]),
         r"weight_ih of shape",
     ),
     "peepholes of a plain LSTM": (
