@@ -108,17 +108,21 @@ def with_cuda() -> bool:
 
 
 def kernel_sources() -> list[str]:
-    """A source for each cell and type, so that they compile side by side."""
+    """A source for each cell, all forms of it, and type, so that they compile side by side."""
     folder = Path("build/kernels")
     folder.mkdir(parents=True, exist_ok=True)
+    forms: dict[str, list[str]] = {}
+    for cell, form in re.findall(r'X\("(\w+)", (\w+)\)', CELLS.read_text()):
+        forms.setdefault(cell, []).append(form)
     sources = []
-    for cell in re.findall(r'X\("\w+", (\w+)\)', CELLS.read_text()):
+    for cell in forms:
         for name, type_ in TYPES.items():
-            source = folder / f"{cell.lower()}_{name}.cu"
-            text = (
-                '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n'
-                f"template const CellKernels& kernels_of<{cell}, {type_}>();\n}}\n"
+            source = folder / f"{cell}_{name}.cu"
+            kernels = "".join(
+                f"template const CellKernels& kernels_of<{form}, {type_}>();\n"
+                for form in forms[cell]
             )
+            text = '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n' + kernels + "}\n"
             if not source.exists() or source.read_text() != text:
                 source.write_text(text)
             sources.append(str(source))

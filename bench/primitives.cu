@@ -174,12 +174,12 @@ class Bench {
   template <class Kind>
   void hand_overs(const char* name, Exchange exchange, int ctas, int hidden_size, int rows) {
     if (ctas > properties_.multiProcessorCount) return;
-    const Product product{.gates = 4, .states = 2, .hidden_size = hidden_size, .element_size = 2};
-    HandOverArgs args{.g = make_geometry(product, exchange, ctas, rows, 1, rows),
+    const Recurrence step{.gates = 4, .states = 2, .hidden_size = hidden_size, .element_size = 2};
+    HandOverArgs args{.g = make_geometry(step, exchange, ctas, rows, 1, rows),
                       .operands = operands_,
                       .flags = flags_,
                       .cycles = cycles_};
-    args.row_words = args.g.row_words(product);
+    args.row_words = args.g.row_words(step);
     const auto kernel = reinterpret_cast<const void*>(hand_over<Kind>);
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                int(properties_.sharedMemPerBlockOptin)),

@@ -65,14 +65,20 @@ def layer(
         RuntimeError: the device has no kernels, or a shape, type or device does not fit; the
             message names the argument.
     """
+    how = (lengths, batch_sizes, resets, bidirectional, batch_first)
+    return _layer(Inputs(cell, x, states, weights, *how), all_states)
+
+
+def _layer(inputs: Inputs, all_states: bool = False) -> Output:
+    x = inputs.x
     _check_device(x)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, states, weights = _cast(x, dtype), _cast_all(states, dtype), _cast_all(weights, dtype)
-    if not states and batch_sizes is None and torch.compiler.is_exporting():
-        states = _zeros(cell, x, weights, bidirectional, batch_first)
-    how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-    return ops.scan(Inputs(cell, x, states, weights, *how), all_states)
+        states, weights = _cast_all(inputs.states, dtype), _cast_all(inputs.weights, dtype)
+        inputs = inputs._replace(x=_cast(x, dtype), states=states, weights=weights)
+    if torch.compiler.is_exporting() and not inputs.states and inputs.batch_sizes is None:
+        inputs = inputs._replace(states=_zeros(inputs))
+    return ops.scan(inputs, all_states)
 
 
 def _check_device(x: Tensor) -> None:
@@ -84,15 +90,13 @@ def _check_device(x: Tensor) -> None:
         )
 
 
-def _zeros(
-    cell: str, x: Tensor, weights: Sequence[Tensor], bidirectional: bool, batch_first: bool
-) -> list[Tensor]:
+def _zeros(inputs: Inputs) -> list[Tensor]:
     """The states that an exported program names: AOTInductor calls no op with an empty list."""
-    rows, output_size = weights[1].shape
-    info = ops.CELLS[cell]
+    x, (rows, output_size) = inputs.x, inputs.weights[1].shape
+    info = ops.CELLS[inputs.cell]
     sizes = [output_size] + [rows // info.h_blocks] * (info.states - 1)
-    batch = x.shape[0 if x.dim() == 2 or batch_first else 1]
-    leading = (batch,) if x.dim() == 2 else (2 if bidirectional else 1, batch)
+    batch = x.shape[0 if x.dim() == 2 or inputs.batch_first else 1]
+    leading = (batch,) if x.dim() == 2 else (2 if inputs.bidirectional else 1, batch)
     return [x.new_zeros(*leading, size) for size in sizes]
 
 
@@ -135,10 +139,9 @@ def stack(
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
-    options = {"lengths": lengths, "batch_sizes": batch_sizes, "bidirectional": bidirectional}
     if layers == 1:
-        options |= {"resets": resets, "batch_first": batch_first}
-        y, last, _ = layer(cell, x, states, weights[0], **options)
+        how = (lengths, batch_sizes, resets, bidirectional, batch_first)
+        y, last, _ = _layer(Inputs(cell, x, states, weights[0], *how))
         return y, last
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
@@ -149,16 +152,13 @@ def stack(
     for i, own in enumerate(weights):
         if i and dropout_p:
             x = dropout(x, dropout_p, training)
+        own_states = [s[i * directions : (i + 1) * directions] for s in states]
         top = batch_first and i == layers - 1
-        x, last, _ = layer(
-            cell,
-            x.transpose(0, 1) if top else x,
-            [s[i * directions : (i + 1) * directions] for s in states],
-            own,
-            resets=resets.transpose(0, 1) if top and resets is not None else resets,
-            batch_first=top,
-            **options,
-        )
+        if top:
+            x = x.transpose(0, 1)
+            resets = None if resets is None else resets.transpose(0, 1)
+        how = (lengths, batch_sizes, resets, bidirectional, top)
+        x, last, _ = _layer(Inputs(cell, x, own_states, own, *how))
         ends.append(last)
     return x, tuple(map(torch.cat, zip(*ends, strict=True)))
 

@@ -9,7 +9,7 @@
 #include "cuda/backward.cpp"
 #include "cuda/forward.cpp"
 #include "cuda/run.cpp"
-#include "cuda/scan.cpp"
+#include "cuda/scan.h"
 #include "cuda/sequence.cu"
 
 STABLE_TORCH_LIBRARY(fastrnn_simulation, m) {
@@ -25,8 +25,8 @@ STABLE_TORCH_LIBRARY(fastrnn_simulation, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn_simulation, CPU, m) {
-  m.impl("scan", TORCH_BOX(&fastrnn::cuda::scan));
-  m.impl("scan_backward", TORCH_BOX(&fastrnn::cuda::scan_backward));
+  m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cuda::Backend>));
+  m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cuda::Backend>));
 }
 
 namespace {
@@ -108,8 +108,9 @@ std::vector<float> probe(const std::string& name, int threads) {
 py::object plan(const std::string& path, int gates, int64_t hidden_size, int64_t batch,
                 int directions, bool backward, int element_size, bool tensor_cores, int arch,
                 int multiprocessors, int shared_memory) {
-  const Product product{.gates = gates,
+  const Recurrence step{.gates = gates,
                         .states = 2,
+                        .vectors = (backward ? 0 : gates + 1) + 3,
                         .hidden_size = hidden_size,
                         .backward = backward,
                         .element_size = element_size,
@@ -117,8 +118,7 @@ py::object plan(const std::string& path, int gates, int64_t hidden_size, int64_t
   Limits limits{arch, multiprocessors, shared_memory, {}, true};
   // On an H200 a cluster of 8 does not find 16 places among 132 multiprocessors.
   if (arch >= 90) limits.clusters[0] = 66, limits.clusters[1] = 30, limits.clusters[2] = 15;
-  const auto found =
-      plan_path({product, batch, directions}, Path(path.at(0)), limits, tensor_cores);
+  const auto found = plan_path({step, batch, directions}, Path(path.at(0)), limits, tensor_cores);
   if (!found) return py::none();
   const Geometry& g = found->geometry;
   return py::dict(py::arg("ctas") = g.ctas, py::arg("units") = g.units, py::arg("rows") = g.rows,

@@ -168,6 +168,36 @@ def test_projections_can_be_captured() -> None:
     assert_captured(partial(train, layer(proj_size=24, bidirectional=True)))
 
 
+def test_peepholes_can_be_captured(path: str) -> None:
+    assert_captured(partial(train, layer(peephole=True, bidirectional=True)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("GRU", {"reset_after": False}),
+        ("MUT1", {}),
+        ("MUT2", {"learned_input": True}),
+        ("MUT3", {}),
+    ],
+)
+def test_cells_of_two_phases_can_be_captured(cell: str, options: dict[str, bool]) -> None:
+    assert_captured(partial(train, layer(cell, bidirectional=True, **options)))
+
+
+def test_cells_of_two_phases_run_step_by_step(path: str) -> None:
+    module = layer("GRU", reset_after=False)
+    if path != "F":
+        with pytest.raises(RuntimeError, match=f"FASTRNN_CUDA_PATH is '{path}', but that path"):
+            train(module)
+        return
+    train(module)
+    names = [launch.kernel for launch in launches()]
+    # Of each of the four steps and two phases.
+    for kernel in ("step_forward", "step_backward"):
+        assert sum(f"{kernel}I" in name for name in names) == 4 * 2
+
+
 def test_the_fake_refuses_to_wait_in_a_capture() -> None:
     with pytest.raises(RuntimeError, match="capturing"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         torch.cuda.synchronize()

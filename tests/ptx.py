@@ -152,7 +152,7 @@ ARITHMETIC = {
     "mad.lo": ("s32",),
     "selp": ("b16", "u16", "b32", "u32", "f32", "b64", "u64", "f64"),
     **{f"setp.{c}": ("b16", "s16", "b32", "s32", "s64", "f32", "f64") for c in ("eq", "ne")},
-    **{f"setp.{c}": ("s32", "u32", "s64", "f32", "f64") for c in ("lt", "le", "gt", "ge")},
+    **{f"setp.{c}": ("s32", "u32", "s64", "u64", "f32", "f64") for c in ("lt", "le", "gt", "ge")},
     **{f"setp.{c}": ("f32", "f64") for c in ("neu", "ltu", "leu", "gtu", "geu")},
 }
 CONVERSIONS = {

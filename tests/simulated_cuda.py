@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +16,7 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent.parent
 PTX = os.environ.get("FASTRNN_PTX", "")  # of which GPU the kernels' PTX runs; empty: their C++
+PTX_CELLS = os.environ.get("FASTRNN_PTX_CELLS", "").split()  # of which cells; empty: of all
 ARCHITECTURE = int(PTX or 90)
 
 
@@ -24,29 +27,31 @@ def build(folder: Path) -> ModuleType:
     # Not torch's copy of it, which some versions of torch forbid beside their stable interface.
     flags.append(f"-I{pybind11.get_include()}")
     flags += ["-DFRNN_CUDA_SIMULATION", ptx.TARGET]
-    kernels = kernel_sources(folder)
-    sources = [str(ROOT / "tests/cuda_simulation.cpp"), *kernels]
+    sources = [ROOT / "tests/cuda_simulation.cpp", *kernel_sources(folder, "cpp")]
     if PTX:
         includes = [str(ROOT / "csrc"), *cpp_extension.include_paths()]
-        for source in (*kernels, ROOT / "csrc/cuda/sequence.cu"):
-            sources += ptx.compile_kernels(Path(source), folder, PTX, includes)
+        for source in (*kernel_sources(folder, "cu", PTX_CELLS), ROOT / "csrc/cuda/sequence.cu"):
+            sources += ptx.compile_kernels(source, folder, PTX, includes)
         flags.append("-fwrapv")
-    return cpp_extension.load("cuda_simulation", sources, flags, build_directory=str(folder))
+    return cpp_extension.load(
+        "cuda_simulation", list(map(str, sources)), flags, build_directory=str(folder)
+    )
 
 
-def kernel_sources(folder: Path) -> list[str]:
-    """A source for each type, so that they compile side by side."""
+def kernel_sources(folder: Path, suffix: str, cells: Sequence[str] = ()) -> list[Path]:
+    """A source for each type, so that they compile side by side; of these cells, or of all."""
+    listed = re.findall(r'X\("(\w+)", (\w+)\)', (ROOT / "csrc/cells/cells.h").read_text())
+    forms = [form for name, form in listed if not cells or name in cells]
     sources = []
     for type_ in ("float", "double", "Half", "BFloat16"):
-        source = folder / f"{type_}.cpp"
-        text = (
-            '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n'
-            f"#define OF(name, Cell) template const CellKernels& kernels_of<Cell, {type_}>();\n"
-            "FRNN_CELLS(OF)\n}\n"
-        )
+        source = folder / f"{type_}.{suffix}"
+        text = '#include "cuda/kernels_of.h"\n\nnamespace fastrnn::cuda {\n'
+        for form in forms:
+            text += f"template const CellKernels& kernels_of<{form}, {type_}>();\n"
+        text += "}\n"
         if not source.exists() or source.read_text() != text:
             source.write_text(text)
-        sources.append(str(source))
+        sources.append(source)
     return sources
 
 

@@ -1,5 +1,5 @@
-"""The CUDA backend's paths, against the CPU's kernels: in a simulation of CUDA, which runs the very
-sources on the CPU, and on a GPU where there is one."""
+"""The CUDA backend's paths, against the reference and the CPU's kernels: in a simulation of CUDA,
+which runs the very sources on the CPU, and on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cuda_scans import ARITHMETICS, CPU, GPU, PATHS, SIMULATION, Backend, Scan, differences
+from cuda_scans import (
+    ARITHMETICS,
+    CPU,
+    FORMS,
+    GPU,
+    PATHS,
+    PERSISTENT,
+    SIMULATION,
+    Backend,
+    Form,
+    Scan,
+    differences,
+)
 from simulated_cuda import ARCHITECTURE, configure
 from torch.profiler import ProfilerActivity, profile
 
@@ -17,6 +29,7 @@ from fastrnn import ops
 
 HAS_GPU = torch.cuda.is_available() and not ops.WHY_NO_CUDA
 Force = Callable[[str], None]
+PERSISTENT_PATHS = PATHS.replace("F", "")
 
 
 @pytest.fixture(params=[SIMULATION] + [GPU] * HAS_GPU, ids=lambda b: b.name)
@@ -46,27 +59,28 @@ def force(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Force:
 SHAPES = (Scan(H=9, B=1, T=3), Scan(H=40, B=9, T=3), Scan(H=33, B=2, T=6, bidirectional=True))
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("cell", ops.CELLS)
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"T{s.T}B{s.B}H{s.H}")
+forms = pytest.mark.parametrize("form", FORMS, ids=str)
+
+
+@forms
+@pytest.mark.parametrize("arithmetic", ["float64", *ARITHMETICS])
+@shapes
+def test_steps(backend: Backend, form: Form, arithmetic: str, shape: Scan) -> None:
+    assert not differences(replace(shape, **form._asdict(), arithmetic=arithmetic), backend)
+
+
+@pytest.mark.parametrize("path", PERSISTENT_PATHS)
+@pytest.mark.parametrize("cell", PERSISTENT)
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"T{s.T}B{s.B}H{s.H}")
-def test_paths(
-    backend: Backend,
-    force: Force,
-    path: str,
-    cell: str,
-    arithmetic: str,
-    shape: Scan,
+@shapes
+def test_persistent_kernels(
+    backend: Backend, force: Force, path: str, cell: str, arithmetic: str, shape: Scan
 ) -> None:
     force(path)
-    if "16" in arithmetic and path != "F":  # which take two units at a time
+    if "16" in arithmetic:  # which take two units at a time
         shape = replace(shape, H=shape.H + shape.H % 2)
     assert not differences(replace(shape, cell=cell, arithmetic=arithmetic), backend)
-
-
-@pytest.mark.parametrize("cell", ops.CELLS)
-def test_float64(backend: Backend, cell: str) -> None:
-    assert not differences(Scan(cell=cell, arithmetic="float64", bidirectional=True), backend)
 
 
 OPTIONS = (
@@ -82,8 +96,16 @@ OPTIONS = (
 )
 
 
+@forms
+@pytest.mark.parametrize("arithmetic", ["float64", "bfloat16"])
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_options_of_steps(backend: Backend, form: Form, arithmetic: str, option: Scan) -> None:
+    scan = replace(option, **form._asdict(), arithmetic=arithmetic, bidirectional=True)
+    assert not differences(scan, backend)
+
+
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm_peephole", "gru"])
 @pytest.mark.parametrize("arithmetic", ["float32", "float16"])
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
@@ -101,27 +123,48 @@ def test_options(
     assert not differences(scan, backend)
 
 
-@pytest.mark.parametrize("path", "FA")
-@pytest.mark.parametrize("cell", ops.CELLS)
+@forms
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
-def test_the_fewest_units(
-    backend: Backend,
-    force: Force,
-    path: str,
-    cell: str,
-    arithmetic: str,
+def test_steps_of_one_unit(backend: Backend, form: Form, arithmetic: str) -> None:
+    form = form._replace(proj=min(form.proj, 1))
+    assert not differences(Scan(**form._asdict(), H=1, I=1, arithmetic=arithmetic), backend)
+
+
+@pytest.mark.parametrize("cell", PERSISTENT)
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+def test_persistent_kernels_of_the_fewest_units(
+    backend: Backend, force: Force, cell: str, arithmetic: str
 ) -> None:
-    force(path)
-    hidden_size = 2 if arithmetic == "bfloat16" and path == "A" else 1
+    force("A")
+    hidden_size = 2 if arithmetic == "bfloat16" else 1
     assert not differences(Scan(cell, H=hidden_size, I=1, arithmetic=arithmetic), backend)
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
-@pytest.mark.parametrize("arithmetic", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("proj", [2, 7, 30])
-def test_projections(backend: Backend, option: Scan, arithmetic: str, proj: int) -> None:
-    scan = replace(option, arithmetic=arithmetic, proj=proj, bidirectional=True)
+@pytest.mark.parametrize("cell", [name for name, info in ops.CELLS.items() if info.projects])
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize("proj", [2, 30])
+def test_projections(backend: Backend, cell: str, arithmetic: str, proj: int) -> None:
+    """To even sizes, and to more features than there are hidden units."""
+    scan = Scan(cell, proj=proj, arithmetic=arithmetic, bidirectional=True, lengths=(2, 4, 0))
     assert not differences(scan, backend)
+
+
+@forms
+def test_what_is_not_wanted_is_not_computed(backend: Backend, form: Form) -> None:
+    """Gradients of x, the states or the weights alone are those of a full backward."""
+    scan = Scan(**form._asdict(), resets=True)
+    library = getattr(torch.ops, backend.library)
+    arguments = scan.arguments_on(backend.device)
+    out = library.scan(*arguments, True)
+    kept = [out[0], *out[1 + scan.states :]]
+
+    def backward(*wanted: bool) -> list[torch.Tensor]:
+        return library.scan_backward(scan.grads(out), *arguments, kept, *wanted)
+
+    parts = [*backward(True, False, False), *backward(False, True, False)]
+    parts += backward(False, False, True)
+    for full, part in zip(backward(True, True, True), parts, strict=True):
+        assert torch.equal(full, part)
 
 
 @pytest.mark.parametrize("path", "ACG")
@@ -145,7 +188,7 @@ def test_more_rows_than_a_tile_and_a_group(
 
 
 @pytest.mark.parametrize("path", "ACG")
-@pytest.mark.parametrize("cell", ops.CELLS)
+@pytest.mark.parametrize("cell", PERSISTENT)
 def test_weights_beyond_the_registers(backend: Backend, force: Force, path: str, cell: str) -> None:
     """Depths of which a warp keeps a part in shared memory."""
     force(path)
@@ -153,20 +196,19 @@ def test_weights_beyond_the_registers(backend: Backend, force: Force, path: str,
     assert not differences(Scan(cell, T=2, B=2, H=hidden_size, arithmetic="float16"), backend)
 
 
-@pytest.mark.parametrize("path", "FAG")
-@pytest.mark.parametrize("cell", ops.CELLS)
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [("F", form) for form in FORMS] + [(path, Form(c)) for path in "AG" for c in PERSISTENT],
+    ids=str,
+)
 @pytest.mark.parametrize("arithmetic", ["float16", "bfloat16"])
 def test_sums_are_not_rounded_to_16_bits(
-    backend: Backend,
-    force: Force,
-    path: str,
-    cell: str,
-    arithmetic: str,
+    backend: Backend, force: Force, path: str, form: Form, arithmetic: str
 ) -> None:
     """Rounding W_ih x alone makes the error of h a fifth to a third larger."""
     force(path)
-    scan = Scan(cell, T=12, B=8, I=24, H=48, arithmetic=arithmetic)
-    exact = scan.run(CPU, torch.float64)["output 0"]
+    scan = Scan(**form._asdict(), T=12, B=8, I=24, H=48, arithmetic=arithmetic)
+    exact = scan.exact()["output 0"]
     error, cpus_error = (
         (scan.run(where)["output 0"].double() - exact).norm() for where in (backend, CPU)
     )
@@ -185,6 +227,8 @@ def calls_of(scan: Scan, backend: Backend) -> Counter[str]:
     [
         ("F", Scan(resets=True), 4),
         ("F", Scan(proj=3), 8),
+        ("F", Scan("gru_before"), 8),
+        ("F", Scan("mut3", resets=True), 12),
         ("A", Scan(resets=True), 0),
         ("C", Scan(), 0),
         ("G", Scan(), 0),

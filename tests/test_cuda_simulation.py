@@ -84,6 +84,8 @@ def test_persistent_paths_are_not_chosen_by_themselves(simulation: ModuleType) -
     [
         ("A", Scan(arithmetic="float64"), 90),
         ("A", Scan(proj=3), 90),
+        ("C", Scan("gru_before"), 90),
+        ("G", Scan("mut1", itself=True), 90),
         ("A", Scan(H=500), 90),
         ("C", Scan(), 80),
         ("A", Scan(), 75),

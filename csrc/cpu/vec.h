@@ -73,9 +73,10 @@ struct Vec {
 // ---- exp, sigmoid, tanh -------------------------------------------------------------------------
 
 // exp(x) = 2^n e^r with n = round(x / ln 2), r = x - n ln 2. kMagic + n has n in its low bits.
-// kLn2Hi has so few bits that n * kLn2Hi is exact even without FMA. kExp is the minimax polynomial
-// of (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2, kTanh that of (tanh(x) / x - 1) / x^2 in x^2 up to
-// tanh(x) = 1/2, both for the relative error of the function.
+// kLn2Hi + kLn2Lo is ln 2, and kLn2Hi has so few bits that n * kLn2Hi is exact even without FMA:
+// for float it is 355 / 512, as in Cephes; for double the upper 32 bits, as in fdlibm. kExp is a
+// polynomial for (e^r - 1 - r) / r^2 up to |r| = ln(2) / 2, kTanh one in x^2 for
+// (tanh(x) / x - 1) / x^2 up to tanh(x) = 1/2. coefficients.py makes them.
 template <class T>
 struct Constants;
 
@@ -86,10 +87,10 @@ struct Constants<float> {
   static constexpr float kMin = -104.5f, kMax = 89.f;  // exp is 0 and infinity beyond
   static constexpr float kSaturated = 10.f;            // tanh is 1 beyond
   static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr float kExp[] = {0.500000008104f,  0.166666667567f,   0.0416662398591f,
-                                   0.0083332859315f, 0.00139486406359f, 0.000199076379827f};
-  static constexpr float kTanh[] = {-0.33333320952f, 0.133326309651f, -0.0538523354134f,
-                                    0.0210588746341f, -0.00624343008915f};
+  static constexpr float kExp[] = {0.500000008104f,   0.166666667567f,   0.0416662398591f,
+                                   0.00833328593148f, 0.00139486406372f, 1.99076379953e-4f};
+  static constexpr float kTanh[] = {-0.333333209511f, 0.133326309351f, -0.0538523322661f,
+                                    0.0210588618005f, -0.006243412197f};
 };
 
 template <>
@@ -100,15 +101,15 @@ struct Constants<double> {
   static constexpr double kSaturated = 20.;
   static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr double kExp[] = {0.50000000000000102655,   0.16666666666666674561,
-                                    0.041666666666521526972,  0.0083333333333221716539,
-                                    0.0013888888947962537016, 0.00019841269886699869538,
-                                    2.4801487165844413748e-5, 2.7557242213566591746e-6,
-                                    2.7632716108151887305e-7, 2.511009628499660539e-8};
+                                    0.041666666666521526949,  0.0083333333333221716312,
+                                    0.0013888888947962542784, 1.9841269886699926183e-4,
+                                    2.480148716583870928e-5,  2.7557242213510690926e-6,
+                                    2.7632716110097872761e-7, 2.511009630403348889e-8};
   static constexpr double kTanh[] = {
-      -0.33333333333333317651,   0.1333333333332911798,     -0.053968253964876267487,
-      0.021869488410211953421,   -0.0088632329003078029492, 0.0035920942198158610908,
-      -0.0014555525083563339331, 0.00058846892036661844959, -0.00023341068531525722606,
-      8.3317681162914990357e-5,  -1.947390993243829393e-5};
+      -0.33333333333333317646,   0.13333333333329117176,    -0.053968253964875800129,
+      0.021869488410198589468,   -0.0088632329000894314145, 0.0035920942176187130597,
+      -0.0014555524942762038756, 5.8846886274562847796e-4,  -2.3341053954118000425e-4,
+      8.3317473467896698055e-5,  -1.9473782494444464996e-5};
 };
 
 template <class V, class T, int kTerms>
@@ -177,7 +178,7 @@ template <class T, int kBytes>
 FRNN_INLINE Vec<T, kBytes> tanh(Vec<T, kBytes> x) {
   using V = Vec<T, kBytes>;
   using C = Constants<T>;
-  constexpr T kHalf = T(0.5494);
+  constexpr T kHalf = T(0.5494);  // atanh(1/2), rounded up
   V a = abs(x);
   V squared = x * x;
   V small = x + x * (squared * polynomial(squared, C::kTanh));

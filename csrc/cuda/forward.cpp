@@ -17,11 +17,24 @@ class Forward : public Run {
   }
 
  private:
+  // An operand of the step path, and its product with all gates that multiply it.
+  struct Operand {
+    Matrix value, product;
+    Tensor weights, value_view, product_view;
+
+    void set_rows(const Gemm& gemm, int64_t rows) {
+      value.rows = product.rows = rows;
+      value_view = gemm.view(value);
+      product_view = gemm.view_sums(product);
+    }
+  };
+
   void multiply_inputs() {
     const Matrix x = compact_x();
-    const int64_t columns = p.directions * gate_rows();
-    gates_ = allocate(s.rows() * columns * compute);
-    gemm.multiply_to_sums({gates_, s.rows(), columns, columns}, x, input_weights().transposed());
+    const int64_t columns = p.directions * x_rows();
+    gates_ = allocate(s.active_rows() * columns * compute);
+    gemm.multiply_to_sums({gates_, s.active_rows(), columns, columns}, x,
+                          input_weights().transposed());
   }
 
   bool run_persistent(const Plan& plan) {
@@ -31,50 +44,49 @@ class Forward : public Run {
     return launch_persistent(plan, args);
   }
 
+  Operand make_operand(const Weights& w, int q) {
+    const int64_t size = size_of(cell.operand_size[q]), gates = columns(q);
+    return {.value = {allocate(s.batch * size * element), s.batch, size, size},
+            .product = {allocate(s.batch * gates * compute), s.batch, gates, gates},
+            .weights = gemm.view(recurrent(w, q).transposed())};
+  }
+
   void run_steps(int direction) {
-    const int64_t batch = s.batch, hidden = p.hidden_size, output = p.output_size;
-    const Weights& w = p.weights[direction];
-    Matrix h{allocate(batch * output * element), batch, output, output};
-    Matrix product{allocate(batch * gate_rows() * compute), batch, gate_rows(), gate_rows()};
     StepArgs step{.p = p,
                   .direction = direction,
-                  .rows = batch,
-                  .product = product.data,
+                  .states = cell.states,
+                  .rows = s.batch,
                   .gates = gates_,
-                  .h = h.data,
-                  .carry = allocate(kernels.states * batch * hidden * compute),
                   .whole = whole};
-    launch(kernels.start_forward, batch * packs(std::max(hidden, output)), step);
-    Matrix before_projection{}, projection{};
-    if (projected()) {
-      before_projection = {allocate(batch * hidden * element), batch, hidden, hidden};
-      projection = {allocate(batch * output * element), batch, output, output};
-      step.h = before_projection.data;
+    Operand operands[kMaxOperands];
+    for (int q = 0; q < cell.operands; ++q) {
+      operands[q] = make_operand(p.weights[direction], q);
+      step.operand[q] = operands[q].value.data;
+      step.product[q] = operands[q].product.data;
     }
-    const Tensor hh = gemm.view(Matrix{w.hh, gate_rows(), output, output}.transposed());
-    Tensor h_view, product_view;
+    for (int k = 1; k < cell.states; ++k) {
+      step.carry[k] = allocate(s.batch * p.hidden_size * compute);
+    }
+    launch(sequence.start_forward, s.batch * std::max(p.hidden_size, p.output_size), step);
+    auto multiply = [&](int first, int count) {
+      for (int q = first; q < first + count; ++q) {
+        Gemm::multiply(operands[q].product_view, operands[q].value_view, operands[q].weights);
+      }
+    };
     for (int64_t i = 0, active = 0; i < s.steps; ++i) {
-      step.t = time_of(s, direction, i);
+      step.t = s.time(direction, i);
       step.rows = s.active(step.t);
       if (step.rows == 0) continue;
       if (step.rows != active) {
-        active = h.rows = product.rows = step.rows;
-        h_view = gemm.view(h);
-        product_view = gemm.view_sums(product);
+        active = step.rows;
+        for (int q = 0; q < cell.operands; ++q) operands[q].set_rows(gemm, active);
       }
-      Gemm::multiply(product_view, h_view, hh);
-      launch(kernels.step_forward, step.rows * packs(hidden), step);
-      if (!projected()) continue;
-      before_projection.rows = projection.rows = step.rows;
-      gemm.multiply(projection, before_projection,
-                    Matrix{w.hr, output, hidden, hidden}.transposed());
-      launch(sequence.project, step.rows * output,
-             ProjectionArgs{.p = p,
-                            .direction = direction,
-                            .t = step.t,
-                            .rows = step.rows,
-                            .product = projection.data,
-                            .h = h.data});
+      multiply(0, 1);
+      for (int k = 0; k < cell.phases; ++k) {
+        const PhaseLayout& phase = cell.phase[k];
+        launch(kernels.step_forward[k], step.rows * packs(size_of(phase.size)), step);
+        multiply(phase.first_operand, phase.operands);
+      }
     }
   }
 

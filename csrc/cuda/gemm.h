@@ -12,9 +12,9 @@ using torch::stable::Device;
 
 // [rows, columns] of the memory at data.
 struct Matrix {
-  void* data;
-  int64_t rows, columns;
-  int64_t row_stride, column_stride = 1;
+  void* data = nullptr;
+  int64_t rows = 0, columns = 0;
+  int64_t row_stride = 0, column_stride = 1;
 
   Matrix transposed() const { return {data, columns, rows, column_stride, row_stride}; }
 };

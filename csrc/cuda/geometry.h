@@ -6,7 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../cells/cell.h"
+#include "../cells/layout.h"
+#include "places.h"
 
 namespace fastrnn::cuda {
 
@@ -22,10 +23,15 @@ inline constexpr int kTensorCoreFragments = 16, kFloat32Fragments = 11;
 // How the CTAs of a group hand each other the operand of the next step's product.
 enum class Exchange { kLocal, kCluster, kGrid };
 
-// What is multiplied: forward, the gates' weights [G units, H] by h; backward, the columns
-// [units, G H] of the same by the gates' gradients.
-struct Product {
+// Whether a cell has persistent kernels: these have one product in a step, and exchange one
+// operand.
+constexpr bool can_persist(const CellLayout& cell) { return cell.phases == 1 && !cell.takes_x(); }
+
+// What a step multiplies: forward, the gates' weights [G units, H] by h; backward, the columns
+// [units, G H] of the same by the gates' gradients. G counts the gates that multiply h.
+struct Recurrence {
   int gates = 1, states = 1;
+  int vectors = 0;  // biases and own weights that a unit has
   int64_t hidden_size = 1;
   bool backward = false;
   int element_size = 4;                  // of the operand: 2 or 4
@@ -36,12 +42,13 @@ struct Product {
   constexpr int depth_gates() const { return backward ? gates : 1; }
 };
 
-// What a persistent kernel keeps of where each row lies: its length, and its offset in y, resets,
-// grad_y, and the steps and grad_steps of each state but h.
-enum Place { kLength, kY, kResets, kGradY, kSteps };
-FRNN_HD constexpr int place_of_steps(int state) { return kSteps + 2 * (state - 1); }
-FRNN_HD constexpr int place_of_grad_steps(int state) { return kSteps + 2 * state - 1; }
-FRNN_HD constexpr int place_count(int states) { return kSteps + 2 * (states - 1); }
+// The vectors of a unit: the biases of all gates, which forward alone adds, and its own weights.
+constexpr int count_biases(const CellLayout& cell, bool backward) {
+  return backward ? 0 : cell.phase[0].gates;
+}
+constexpr int count_vectors(const CellLayout& cell, bool backward) {
+  return count_biases(cell, backward) + cell.weights;
+}
 
 struct Geometry {
   int ctas = 1;    // of a group
@@ -62,10 +69,10 @@ struct Geometry {
   int operand_slots = 1;
 
   // Offsets in shared memory, in bytes.
-  int partials = 0, carry = 0, bias = 0, places = 0, spill = 0, barriers = 0, shared_memory = 0;
+  int partials = 0, carry = 0, vectors = 0, places = 0, spill = 0, barriers = 0, shared_memory = 0;
 
   FRNN_HD int padded_rows() const { return (rows + 7) / 8 * 8; }
-  constexpr int row_words(const Product& p) const {
+  constexpr int row_words(const Recurrence& p) const {
     return padded_hidden * p.depth_gates() / p.pack();
   }
 };
@@ -73,7 +80,7 @@ struct Geometry {
 constexpr int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
 // Completes what ctas, units, rows and tiles leave open.
-inline Geometry make_geometry(const Product& p, Exchange exchange, int ctas, int rows, int tiles,
+inline Geometry make_geometry(const Recurrence& p, Exchange exchange, int ctas, int rows, int tiles,
                               int64_t batch) {
   Geometry g;
   g.ctas = ctas, g.rows = rows, g.tiles = tiles;
@@ -101,15 +108,15 @@ inline Geometry make_geometry(const Product& p, Exchange exchange, int ctas, int
   };
   place(g.partials, g.slices * g.padded_rows() * g.partial_stride * 4);
   place(g.carry, p.states * rows * g.units * 4);
-  place(g.bias, p.backward ? 0 : 2 * p.gates * g.units * 4);
-  place(g.places, place_count(p.states) * rows * 8);
+  place(g.vectors, p.vectors * g.units * 4);
+  place(g.places, rows * int(sizeof(RowPlace)));
   place(g.spill, g.warp_rows * g.slices * g.spilled * tiles * 1024);
   place(g.barriers, 2 * 8);
   g.shared_memory = offset;
   return g;
 }
 
-inline bool fits(const Product& p, const Geometry& g, int shared_memory) {
+inline bool fits(const Recurrence& p, const Geometry& g, int shared_memory) {
   return g.warp_rows <= kWarps && g.shared_memory <= shared_memory &&
          g.units / p.pack() * g.rows <= kThreads * kPacks;
 }

@@ -1,5 +1,5 @@
-// The kernels of each cell and type, for the drivers. Each pair of them is compiled in a
-// translation unit of its own, which includes kernels_of.h.
+// The kernels of each cell and type, for the drivers. The forms of a cell and a type are compiled
+// in a translation unit of their own, which includes kernels_of.h.
 #pragma once
 
 #include "../cells/cells.h"
@@ -12,9 +12,7 @@ namespace fastrnn::cuda {
 enum class Arithmetic { kTensorCores, kFloat32 };
 
 struct CellKernels {
-  int gates, states;
-  bool additive;
-  Kernel<StepArgs> start_forward, step_forward, start_backward, step_backward;
+  Kernel<StepArgs> step_forward[kMaxPhases], step_backward[kMaxPhases];
   // [Arithmetic][Exchange][log2 of tiles][backward]; null where there is none.
   Kernel<PersistentArgs> persistent[2][3][3][2];
 };

@@ -1,4 +1,4 @@
-// Compiles all kernels of one cell and type.
+// Compiles all kernels of a cell and type.
 #pragma once
 
 #include "kernels.h"
@@ -46,19 +46,23 @@ void add_persistent(Kernel<PersistentArgs> (&kernels)[3][3][2]) {
   add_persistent<Cell, Math, GridExchange>(kernels[int(Exchange::kGrid)]);
 }
 
+template <class Cell, class T, int kPhase = 0>
+void add_steps(CellKernels& kernels) {
+  kernels.step_forward[kPhase] = step_forward<Cell, kPhase, T>;
+  kernels.step_backward[kPhase] = step_backward<Cell, kPhase, T>;
+  if constexpr (kPhase + 1 < kLayout<Cell>.phases) add_steps<Cell, T, kPhase + 1>(kernels);
+}
+
 template <class Cell, class T>
 const CellKernels& kernels_of() {
   static const CellKernels all = [] {
-    CellKernels k{.gates = Cell::kGates,
-                  .states = Cell::kStates,
-                  .additive = Cell::kAdditive,
-                  .start_forward = start_forward<Cell, T>,
-                  .step_forward = step_forward<Cell, T>,
-                  .start_backward = start_backward<Cell, T>,
-                  .step_backward = step_backward<Cell, T>};
-    using M = Maths<T>;
-    add_persistent<Cell, typename M::TensorCores>(k.persistent[int(Arithmetic::kTensorCores)]);
-    add_persistent<Cell, typename M::Float32>(k.persistent[int(Arithmetic::kFloat32)]);
+    CellKernels k{};
+    add_steps<Cell, T>(k);
+    if constexpr (can_persist(kLayout<Cell>)) {
+      using M = Maths<T>;
+      add_persistent<Cell, typename M::TensorCores>(k.persistent[int(Arithmetic::kTensorCores)]);
+      add_persistent<Cell, typename M::Float32>(k.persistent[int(Arithmetic::kFloat32)]);
+    }
     return k;
   }();
   return all;

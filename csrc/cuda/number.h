@@ -5,6 +5,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "../cells/cell.h"
 #include "prims.h"
@@ -51,6 +52,19 @@ FRNN_HD Fast tanh(Fast x) {
 // The value type that cells see.
 template <class T>
 using CellValue = std::conditional_t<sizeof(T) == 2, Fast, T>;
+
+template <int kValue>
+struct Constant {
+  FRNN_HD constexpr operator int() const { return kValue; }
+};
+
+// Calls f with 0, 1, .. N - 1 as constants: what is looked up with them is known to the compiler.
+template <int N, class F>
+FRNN_HD void unrolled(F f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    (f(Constant<i>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
 
 // Neighbouring hidden units that one thread takes, so that it moves whole 32-bit words.
 template <class T>

@@ -1,9 +1,12 @@
 // Which path runs a scan on a GPU, and how it is laid out. Plain C++, tested without a GPU.
 //
-//   F  the step path: a product and a kernel per step; every shape, type and device
+//   F  the step path: a product for each operand and a kernel for each phase of a step; every cell,
+//      shape, type and device
 //   A  one CTA has all hidden units of some rows, and their weights on the chip
 //   C  a cluster of CTAs shares the hidden units
 //   G  CTAs all over the chip share them, and must all be resident
+//
+// A, C and G run the cells of one phase.
 #pragma once
 
 #include <cmath>
@@ -30,7 +33,7 @@ struct Plan {
 
 // The work of one call.
 struct Work {
-  Product product;
+  Recurrence step;
   int64_t batch = 1;
   int directions = 1;
 };
@@ -60,7 +63,7 @@ inline int clusters_at_once(const Limits& limits, int ctas) {
 inline double estimate(const Work& w, const Geometry& g, Exchange exchange, const Limits& limits,
                        bool tensor_cores) {
   const Costs costs;
-  const Product& p = w.product;
+  const Recurrence& p = w.step;
   const int warps = ceil_div(g.warp_rows * g.slices, 4);  // of one of the four schedulers
   const int fragments = g.chunks_per_slice * g.tiles;
   const double each =
@@ -80,7 +83,7 @@ inline double estimate(const Work& w, const Geometry& g, Exchange exchange, cons
 inline double estimate_step_path(const Work& w) {
   const Costs costs;
   const double flops =
-      2. * w.product.gates * w.product.hidden_size * w.product.hidden_size * w.batch * w.directions;
+      2. * w.step.gates * w.step.hidden_size * w.step.hidden_size * w.batch * w.directions;
   return w.directions * costs.step_path + flops * costs.step_flop;
 }
 
@@ -95,14 +98,14 @@ inline std::optional<Plan> plan_path(const Work& w, Path path, const Limits& lim
   if (path == Path::kCluster) first = 2, last = 16;
   if (path == Path::kGrid) first = 2, last = limits.cooperative ? limits.multiprocessors : 0;
   const int fewest_tiles = path == Path::kCta ? 4 : path == Path::kCluster ? 2 : 1;
-  const int64_t hidden_groups = ceil_div(w.product.hidden_size, 8);
+  const int64_t hidden_groups = ceil_div(w.step.hidden_size, 8);
   std::optional<Plan> best;
   for (int ctas = first; ctas <= last && ctas <= hidden_groups; ctas *= 2) {
     for (int tiles = fewest_tiles; tiles <= 4; tiles *= 2) {
       for (int64_t rows = 1; rows < 2 * w.batch && rows <= 64; rows *= 2) {
         const int own = int(std::min(rows, w.batch));
-        const Geometry g = make_geometry(w.product, exchange, ctas, own, tiles, w.batch);
-        if (!fits(w.product, g, limits.shared_memory)) continue;
+        const Geometry g = make_geometry(w.step, exchange, ctas, own, tiles, w.batch);
+        if (!fits(w.step, g, limits.shared_memory)) continue;
         if (path == Path::kCluster && clusters_at_once(limits, ctas) == 0) continue;
         const int64_t blocks = int64_t(g.groups) * ctas * w.directions;
         if (path == Path::kGrid && blocks > limits.multiprocessors) continue;

@@ -26,7 +26,7 @@ ScalarType scalar_type(Type type) {
   return kAll[int(type)];
 }
 
-int64_t size_of(Type type) {
+int64_t bytes_of(Type type) {
   constexpr int64_t kAll[] = {4, 8, 2, 2};
   return kAll[int(type)];
 }
@@ -36,13 +36,14 @@ bool aligned(const void* data, int64_t bytes) {
 }
 
 // Whether packs of two 16-bit values, and of two floats, are aligned wherever a kernel looks.
-bool all_whole(const ScanParams& p) {
-  if (size_of(p.type) != 2) return true;
+bool all_whole(const ScanParams& p, const CellLayout& cell) {
+  if (bytes_of(p.type) != 2) return true;
   bool whole = p.hidden_size % 2 == 0 && p.output_size % 2 == 0;
   auto check = [&](const void* data, int64_t stride, int64_t other_stride, int64_t size) {
     whole = whole && aligned(data, 2 * size) && stride % 2 == 0 && other_stride % 2 == 0;
   };
   for (const Sequence* s : {&p.y, &p.grad_y}) check(s->data, s->step_stride, s->row_stride, 2);
+  if (cell.takes_x()) check(p.x.data, p.x.step_stride, p.x.row_stride, 2);
   for (int k = 0; k < kMaxStates; ++k) {
     for (const Sequence* s : {&p.steps[k], &p.grad_steps[k]}) {
       check(s->data, s->step_stride, s->row_stride, 4);
@@ -52,11 +53,9 @@ bool all_whole(const ScanParams& p) {
     }
   }
   for (const Weights& w : p.weights) {
-    check(w.bias_ih, 0, 0, 2);
-    check(w.bias_hh, 0, 0, 2);
+    for (const void* vector : {w.bias_ih, w.bias_hh, w.peephole}) check(vector, 0, 0, 2);
   }
   check(p.saved, 0, 0, 2);
-  check(p.hidden, 0, 0, 2);
   return whole;
 }
 
@@ -85,13 +84,14 @@ Run::Run(const ScanParams& params, const Call& call, bool backward)
     : p(params),
       s(params.schedule),
       call(call),
+      cell(kCells[params.cell].layout),
       kernels(kernels_for(params.cell, params.type)),
       sequence(sequence_kernels(params.type)),
       gemm(call.device, scalar_type(params.type),
            params.type == Type::kFloat64 ? ScalarType::Double : ScalarType::Float),
-      element(size_of(params.type)),
+      element(bytes_of(params.type)),
       compute(params.type == Type::kFloat64 ? 8 : 4),
-      whole(all_whole(params)),
+      whole(all_whole(params, cell)),
       backward_(backward) {
   p.schedule = upload(s);
 }
@@ -139,9 +139,9 @@ bool Run::is_compact(const Sequence& sequence, int64_t features) const {
 
 Matrix Run::compact_x() {
   const int64_t features = p.input_size;
-  Matrix x{p.x.data, s.rows(), features, features};
+  Matrix x{p.x.data, s.active_rows(), features, features};
   if (!is_compact(p.x, features)) {
-    x.data = allocate(s.rows() * features * element);
+    x.data = allocate(s.active_rows() * features * element);
     launch_rows(sequence.gather, RowsArgs{p.schedule, p.x, x.data, features});
   }
   return x;
@@ -149,13 +149,13 @@ Matrix Run::compact_x() {
 
 Matrix Run::input_weights() {
   const int64_t features = p.input_size;
-  Matrix all{p.weights[0].ih, p.directions * gate_rows(), features, features};
+  Matrix all{p.weights[0].ih, p.directions * x_rows(), features, features};
   if (p.directions == 1) return all;
-  const int64_t bytes = gate_rows() * features * element;
+  const int64_t bytes = x_rows() * features * element;
   all.data = allocate(p.directions * bytes);
   for (int64_t d = 0; d < p.directions; ++d) {
-    gemm.copy({row(all.data, d, bytes), gate_rows(), features, features},
-              {p.weights[d].ih, gate_rows(), features, features});
+    gemm.copy({row(all.data, d, bytes), x_rows(), features, features},
+              {p.weights[d].ih, x_rows(), features, features});
   }
   return all;
 }
@@ -170,8 +170,9 @@ std::optional<Plan> Run::persistent_plan() const {
   const bool only_steps = allowed == std::vector<Path>{Path::kStep};
   if (only_steps) return std::nullopt;  // without asking the device for more than that takes
   const bool tensor_cores = arithmetic() == Arithmetic::kTensorCores;
-  const Work work{{.gates = kernels.gates,
-                   .states = kernels.states,
+  const Work work{{.gates = cell.h_blocks,
+                   .states = cell.states,
+                   .vectors = count_vectors(cell, backward_),
                    .hidden_size = p.hidden_size,
                    .backward = backward_,
                    .element_size = int(element),
@@ -182,7 +183,7 @@ std::optional<Plan> Run::persistent_plan() const {
   std::optional<Plan> best;
   for (Path path : allowed) {
     const bool possible =
-        path == Path::kStep || (whole && p.type != Type::kFloat64 && !projected());
+        path == Path::kStep || (can_persist(cell) && whole && p.type != Type::kFloat64);
     const auto plan =
         possible ? plan_path(work, path, limits, tensor_cores) : std::optional<Plan>();
     if (plan && (!best || plan->step < best->step)) best = plan;
@@ -202,7 +203,7 @@ bool Run::launch_persistent(const Plan& plan, PersistentArgs args) {
   for (const void* w : args.weights) args.whole_weights = args.whole_weights && aligned(w, 16);
   if (exchange == Exchange::kGrid) {
     const int64_t groups = p.directions * g.groups;
-    const int depth_gates = backward_ ? kernels.gates : 1;
+    const int depth_gates = backward_ ? cell.h_blocks : 1;
     const int64_t row_bytes = int64_t(g.padded_hidden) * depth_gates * element;
     args.operands = static_cast<uint32_t*>(allocate(groups * 2 * g.rows * row_bytes));
     args.flags = static_cast<uint32_t*>(allocate_zeros(groups * g.ctas * 4));

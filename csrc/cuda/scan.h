@@ -9,15 +9,21 @@ namespace fastrnn::cuda {
 void forward(const ScanParams& params, const Call& call);
 void backward(const ScanParams& params, const Call& call);
 
-Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
-             std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes,
-             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save,
-             bool allow_tf32);
+// The device of the input is the current one as long as the backend lives.
+class Backend {
+ public:
+  Backend(const Tensor& x, bool allow_tf32)
+      : device_(x.device()), current_(device_.index()), allow_tf32_(allow_tf32) {}
 
-Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell, Tensor x,
-                      Tensors states, Tensors weights, std::optional<Tensor> lengths,
-                      std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
-                      bool bidirectional, bool batch_first, Tensors outputs, bool needs_x,
-                      bool needs_states, bool needs_weights, bool allow_tf32);
+  void forward(const ScanParams& p) const { cuda::forward(p, call()); }
+  void backward(const ScanParams& p) const { cuda::backward(p, call()); }
+
+ private:
+  Call call() const { return {device_, current_.stream(), allow_tf32_}; }
+
+  Device device_;
+  CurrentDevice current_;
+  bool allow_tf32_;
+};
 
 }  // namespace fastrnn::cuda

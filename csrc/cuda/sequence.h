@@ -1,5 +1,5 @@
-// What no cell has a say in: rows gathered and scattered, the states before each step, projections,
-// and the schedule brought to the device.
+// What does not depend on the cell: rows gathered and scattered, the states at either end and
+// before each step, the gradient of x, and the schedule brought to the device.
 #pragma once
 
 #include <vector>
@@ -15,7 +15,7 @@ inline constexpr int kStepThreads = 128;
 inline LaunchShape blocks_for(int64_t items) {
   return {.blocks = (items + kStepThreads - 1) / kStepThreads, .threads = kStepThreads};
 }
-// A block for each step and row of a schedule, those that do not run among them.
+// A block for each step and row of a schedule, those that are not active among them.
 inline LaunchShape blocks_for(const Schedule& s, int64_t directions) {
   return {.blocks = s.steps * s.batch, .directions = int(directions), .threads = kStepThreads};
 }
@@ -30,7 +30,7 @@ struct UploadArgs {
 };
 static_assert(sizeof(UploadArgs) < 4096, "a launch takes 4 KB of arguments");
 
-// Rows of a sequence from (to) [rows that run, features].
+// Rows of a sequence from (to) [active rows, features].
 struct RowsArgs {
   Schedule schedule;
   Sequence sequence;
@@ -38,29 +38,29 @@ struct RowsArgs {
   int64_t features;
 };
 
-// The h that each step starts from, [rows that run, D, P].
+// The h that each step starts from, [active rows, D, P].
 struct PreviousArgs {
   ScanParams p;
   void* to;
 };
 
-// One step of one direction around a projection, whose product the kernel gets or prepares.
-struct ProjectionArgs {
+// The gradient of x from its parts, which are computed in float32 for the 16-bit types: products,
+// [active rows, I], and, of a gate that takes x itself, that gate's gradient.
+struct GradXArgs {
+  static constexpr int kMaxProducts = 2 * kMaxGates;
   ScanParams p;
-  int direction;
-  int64_t t, rows;
-  int64_t product_rows;  // backward: rows that the product has
-  // forward: W_hr hidden, [rows, P]; backward: dr R of the step after, computed in
-  const void* product;
-  void* h;       // forward: the next operand [B, P]
-  void* carry;   // backward: the gradient of h of rows that do not run, [B, P], computed in
-  void* grad_h;  // backward: out, [rows that run, D, P]
+  const void* products[kMaxProducts];
+  int count;
+  const void* grads;          // [active rows, D, grad_row]
+  int64_t grad_row, x_place;  // in a row; negative: no gate takes x itself
 };
 
 struct SequenceKernels {
   Kernel<RowsArgs> gather, scatter;
   Kernel<PreviousArgs> previous;
-  Kernel<ProjectionArgs> project, start_unproject, unproject;
+  Kernel<GradXArgs> add_grad_x;
+  // The step path's, for the states at the beginning and their gradients at the end.
+  Kernel<StepArgs> start_forward, start_backward, finish_backward;
 };
 
 const SequenceKernels& sequence_kernels(Type type);

@@ -1,5 +1,5 @@
-// One CTA of a persistent kernel: which rows and units are its own, what it keeps in shared memory,
-// and where a step's values lie.
+// One CTA of a persistent kernel: its rows and units, what it keeps in shared memory, and its part
+// of the product.
 #pragma once
 
 #include "args.h"
@@ -9,19 +9,17 @@
 
 namespace fastrnn::cuda {
 
-// Where the rows of a step lie.
-struct Step {
-  int64_t t;
-  int64_t at;   // in a sequence, in step strides
-  int64_t row;  // of the group's first and this direction, in [rows that run, D, features]
-};
-
 // What a CTA is responsible for. The grid is [groups * ctas, directions].
 template <class Cell, class Math, bool kBackward>
 struct Site {
   using T = typename Math::T;
-  static constexpr int N = kPack<T>, G = Cell::kGates;
-  static constexpr int kRowGates = kBackward ? 1 : G, kDepthGates = kBackward ? G : 1;
+  using Unit = PhaseUnits<Cell, 0, T>;
+  static constexpr int N = kPack<T>;
+  static constexpr CellLayout kCell = kLayout<Cell>;
+  static constexpr int kProductGates = kCell.h_blocks;
+  static constexpr int kRowGates = kBackward ? 1 : kProductGates;
+  static constexpr int kDepthGates = kBackward ? kProductGates : 1;
+  static constexpr int kBiases = count_biases(kCell, kBackward);
 
   const ScanParams& p;
   const PersistentArgs& a;
@@ -55,81 +53,68 @@ struct Site {
     }
   }
 
-  FRNN_DEVICE int64_t time(int64_t i) const {
-    return (direction == 0) != kBackward ? i : steps - 1 - i;
+  // The i-th step in the order in which this pass goes through them.
+  FRNN_DEVICE StepPlace step(int64_t i) const {
+    const bool ascending = (direction == 0) != kBackward;
+    return StepPlace(p.schedule, ascending ? i : steps - 1 - i);
   }
   // The pack of a row and a word, which count from the group's first row and from from_unit.
   FRNN_DEVICE Units units(int row, int word, int64_t from_unit) const {
     const int64_t unit = from_unit + word * N;
     return {direction, first_row + row, unit, unit < p.hidden_size ? N : 0, true};
   }
+  FRNN_DEVICE Units units(int row, int word) const { return units(row, word, first_unit); }
+
+  // ---- shared memory ----------------------------------------------------------------------------
 
   FRNN_DEVICE uint32_t* operand() const { return reinterpret_cast<uint32_t*>(shared); }
   FRNN_DEVICE float* partials() const { return reinterpret_cast<float*>(shared + g.partials); }
   FRNN_DEVICE Pack<float, N>& carry(int k, int row, int word) const {
     return reinterpret_cast<Pack<float, N>*>(shared + g.carry)[(k * g.rows + row) * packs + word];
   }
-  // Of the input's sums, and behind them of the recurrent ones.
-  FRNN_DEVICE Pack<float, N>& bias(int gate, int word) const {
-    return reinterpret_cast<Pack<float, N>*>(shared + g.bias)[gate * packs + word];
+  // The gates' biases, and behind them the units' own weights.
+  FRNN_DEVICE Pack<float, N>& vector(int i, int word) const {
+    return reinterpret_cast<Pack<float, N>*>(shared + g.vectors)[i * packs + word];
   }
-  FRNN_DEVICE int64_t& place(int which, int row) const {
-    return reinterpret_cast<int64_t*>(shared + g.places)[which * g.rows + row];
+  FRNN_DEVICE RowPlace& place(int row) const {
+    return reinterpret_cast<RowPlace*>(shared + g.places)[row];
   }
-
-  // Where a step's packs lie: what the step decides, once for all of them. Where there is no such
-  // step, or no data, the address means nothing.
-  FRNN_DEVICE Step step(int64_t t) const {
-    const Schedule& s = p.schedule;
-    const int64_t known = 0 <= t && t < s.steps ? t : 0;
-    return {t, s.at(known), (s.first(known) + first_row) * p.directions + direction};
-  }
-  template <class V>
-  FRNN_DEVICE V* step_of(const Sequence& s, const Step& step) const {
-    return static_cast<V*>(s.data) + step.at * s.step_stride;
-  }
-  template <class V>
-  FRNN_DEVICE V* step_of_rows(V* data, const Step& step, int features) const {
-    return data + (step.row * features + first_unit);
-  }
-  // What the row and the word add to them.
-  template <class V>
-  FRNN_DEVICE V* pack_of(V* step, int which, int row, int word) const {
-    return step + (place(which, row) + word * N);
-  }
-  template <class V>
-  FRNN_DEVICE V* pack_of_rows(V* step, int features, int row, int word) const {
-    return step + (row * int(p.directions) * features + word * N);
-  }
-  FRNN_DEVICE bool runs(int64_t t, int row) const { return 0 <= t && t < place(kLength, row); }
-  // Whether the row runs at the step, and starts from zeros.
-  FRNN_DEVICE bool resets(const Step& step, int row) const {
-    if (!p.resets.data || !runs(step.t, row)) return false;
-    return step_of<const bool>(p.resets, step)[place(kResets, row)];
-  }
-  FRNN_DEVICE int64_t first_time(int row) const { return direction ? place(kLength, row) - 1 : 0; }
-  FRNN_DEVICE int64_t last_time(int row) const { return direction ? 0 : place(kLength, row) - 1; }
 
   FRNN_DEVICE void fill_places() const {
     for (int row = threadIdx.x; row < rows; row += kThreads) {
-      const Schedule& s = p.schedule;
-      // The direction's and this CTA's units in a row of a sequence.
-      const int64_t own = direction * p.hidden_size + first_unit;
-      place(kLength, row) = s.length(first_row + row);
-      place(kResets, row) = s.row_offset(p.resets, first_row + row);
-      place(kY, row) = s.row_offset(p.y, first_row + row) + own;
-      place(kGradY, row) = s.row_offset(p.grad_y, first_row + row) + own;
-      for (int k = 1; k < Cell::kStates; ++k) {
-        place(place_of_steps(k), row) = s.row_offset(p.steps[k], first_row + row) + own;
-        place(place_of_grad_steps(k), row) = s.row_offset(p.grad_steps[k], first_row + row) + own;
-      }
+      place(row) = RowPlace(p, Cell::kStates, direction, first_row + row);
     }
+  }
+
+  FRNN_DEVICE void fill_vectors() const {
+    const Weights& w = p.weights[direction];
+    auto load = [&](const void* from, int block, const Units& u) -> Pack<float, N> {
+      if (!from) return {};
+      const T* at = static_cast<const T*>(from) + block * p.hidden_size + u.unit;
+      return convert<float>(load_units(at, u));
+    };
+    for (int word = threadIdx.x; word < packs; word += kThreads) {
+      const Units u = units(0, word);
+      unrolled<kBiases>([&](auto gate) {
+        constexpr GateLayout kGate = Unit::template kGateLayout<gate>;
+        Pack<float, N> bias{};
+        if constexpr (kGate.x_block >= 0) add(bias, load(w.bias_ih, kGate.x_block, u));
+        if constexpr (kGate.h_block >= 0) add(bias, load(w.bias_hh, kGate.h_block, u));
+        vector(gate, word) = bias;
+      });
+      for (int i = 0; i < Unit::kWeights; ++i) vector(kBiases + i, word) = load(w.peephole, i, u);
+    }
+  }
+  FRNN_DEVICE void load_own_weights(int word, typename Unit::OwnWeights& weights) const {
+    for (int i = 0; i < Unit::kWeights; ++i) weights[i] = vector(kBiases + i, word);
   }
 
   FRNN_DEVICE void zero_operand() const {
     const int words = g.operand_slots * g.padded_rows() * g.stride;
     for (int i = threadIdx.x; i < words; i += kThreads) operand()[i] = 0;
   }
+
+  // ---- the product ------------------------------------------------------------------------------
 
   // Of the operand's row, where the word `word` of this CTA's gate `gate` lies.
   FRNN_DEVICE int operand_word(int gate, int word) const {
@@ -142,8 +127,7 @@ struct Site {
     for (int q = 0; q < g.slices; ++q) {
 #pragma unroll
       for (int gate = 0; gate < kRowGates; ++gate) {
-        const auto part = *reinterpret_cast<const Pack<float, N>*>(from + gate * g.units);
-        for (int e = 0; e < N; ++e) totals[gate].v[e] += part.v[e];
+        add(totals[gate], *reinterpret_cast<const Pack<float, N>*>(from + gate * g.units));
       }
       from += g.padded_rows() * g.partial_stride;
     }
@@ -165,11 +149,11 @@ struct Site {
   FRNN_DEVICE WeightSlice<T> weights() const {
     const int64_t h = p.hidden_size;
     return {.data = static_cast<const T*>(a.weights[direction]),
-            .row_stride = kBackward ? G * h : h,
+            .row_stride = kBackward ? kProductGates * h : h,
             .hidden_size = h,
             .first_unit = first_unit,
             .units = g.units,
-            .gates = kBackward ? 1 : G,
+            .gates = kRowGates,
             .padded_hidden = g.padded_hidden,
             .depth_gates = kDepthGates,
             .whole = a.whole_weights};

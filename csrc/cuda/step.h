@@ -1,5 +1,5 @@
-// The step path's kernels: the cell for all rows and units of one step of one direction. The
-// product comes from a GEMM before.
+// The step path's kernels: a phase of the cell for all rows and units of one step of one direction.
+// The products come from GEMMs before.
 #pragma once
 
 #include "args.h"
@@ -7,162 +7,154 @@
 
 namespace fastrnn::cuda {
 
-template <class T>
-FRNN_DEVICE Units step_units(const StepArgs& a, int64_t features) {
+template <class Cell, int kPhase, class T>
+FRNN_DEVICE Units step_units(const StepArgs& a) {
   constexpr int N = kPack<T>;
+  const int64_t features =
+      PhaseOf<Cell, kPhase>::kSize == kOutputSize ? a.p.output_size : a.p.hidden_size;
   const int64_t packs = (features + N - 1) / N, i = thread_index();
   const int64_t unit = i % packs * N, left = features - unit;
   return {a.direction, i / packs, unit, left < N ? int(left) : N, a.whole};
 }
 
-// Where a pack of a state lies.
-template <class T>
+// Where a pack of a state, or of its gradient, lies.
+template <class Cell, class T>
 FRNN_DEVICE Compute<T>* carry_at(const StepArgs& a, const Units& u, int k) {
-  const int64_t h = a.p.hidden_size;
-  return static_cast<Compute<T>*>(a.carry) + (k * a.p.schedule.batch + u.row) * h + u.unit;
+  const bool is_output = kLayout<Cell>.projected && k == 0;
+  const int64_t size = is_output ? a.p.output_size : a.p.hidden_size;
+  return static_cast<Compute<T>*>(a.carry[k]) + u.row * size + u.unit;
 }
 
-// The states before the first step: of h, as the operand of the first product; of all, as carry.
-template <class Cell, class T>
-__global__ void start_forward(const __grid_constant__ StepArgs a) {
-  using Unit = ForwardUnits<Cell, T>;
-  constexpr int N = kPack<T>;
-  const int64_t wider = a.p.hidden_size > a.p.output_size ? a.p.hidden_size : a.p.output_size;
-  Units u = step_units<T>(a, wider);
-  if (u.row >= a.rows) return;
-  for (int k = 0; k < Cell::kStates; ++k) {
-    const int64_t features = k ? a.p.hidden_size : a.p.output_size, left = features - u.unit;
-    u.valid = left >= N ? N : left > 0 ? int(left) : 0;
-    const auto state = Unit::start(a.p, u, k);
-    Unit::end_if_empty(a.p, u, k);
-    if (k > 0 || !a.p.weights[0].hr) store_pack<N>(carry_at<T>(a, u, k), state, u.valid, u.whole);
-    if (k == 0) {
-      store_units(static_cast<T*>(a.h) + u.row * features + u.unit, state, u);
-    }
+template <class T>
+FRNN_DEVICE void load_own_weights(const ScanParams& p, const Units& u, int first, int count,
+                                  Pack<Compute<T>, kPack<T>>* weights) {
+  const T* from = static_cast<const T*>(p.weights[u.direction].peephole);
+  for (int i = 0; i < count; ++i) {
+    weights[i] = convert<Compute<T>>(load_units(from + (first + i) * p.hidden_size + u.unit, u));
   }
 }
 
-template <class Cell, class T>
+template <class Cell, int kPhase, class T>
 __global__ void step_forward(const __grid_constant__ StepArgs a) {
-  using Unit = ForwardUnits<Cell, T>;
+  using Unit = PhaseUnits<Cell, kPhase, T>;
   using C = Compute<T>;
-  constexpr int G = Cell::kGates, N = kPack<T>;
+  using Sums = typename Unit::Sums;
+  constexpr int N = kPack<T>;
   const ScanParams& p = a.p;
-  const Units u = step_units<T>(a, p.hidden_size);
+  const Units u = step_units<Cell, kPhase, T>(a);
   if (u.row >= a.rows) return;
+  const StepPlace step(p.schedule, a.t);
+  const RowPlace row(p, Unit::kStates, a.direction, u.row);
   const Weights& w = p.weights[a.direction];
-  const int64_t h = p.hidden_size, row = running(p, a.t, u.row, a.direction);
-  const bool projected = w.hr != nullptr;
-  auto sum = [&](const void* product, int64_t offset, const void* bias, int gate) {
-    const int64_t at_gate = gate * h + u.unit;
-    auto total = load_sums<T>(static_cast<const C*>(product) + offset + at_gate, u);
-    if (bias) {
-      const auto b = load_units(static_cast<const T*>(bias) + at_gate, u);
-      for (int e = 0; e < N; ++e) total.v[e] += C(b.v[e]);
-    }
-    return total;
+  const int64_t h = p.hidden_size;
+  const int64_t size = Unit::P::kSize == kOutputSize ? p.output_size : h;
+  auto add_bias = [&](Sums& sum, const void* bias, int block) {
+    if (!bias) return;
+    add(sum, convert<C>(load_units(static_cast<const T*>(bias) + block * h + u.unit, u)));
   };
-  Pack<C, N> x[G], r[G], states[Cell::kStates] = {};
-  for (int g = 0; g < G; ++g) {
-    x[g] = sum(a.gates, row * G * h, w.bias_ih, g);
-    r[g] = sum(a.product, u.row * G * h, w.bias_hh, g);
+
+  Sums gate[Unit::kGates];
+  const C* from_x = at(static_cast<const C*>(a.gates), p, step, row, kLayout<Cell>.x_blocks * h);
+  unrolled<Unit::kGates>([&](auto g) {
+    constexpr GateLayout kGate = Unit::template kGateLayout<g>;
+    Sums sum{};
+    if constexpr (kGate.x_block >= 0) {
+      sum = load_sums<T>(from_x + kGate.x_block * h + u.unit, u);
+      add_bias(sum, w.bias_ih, kGate.x_block);
+    } else if constexpr (kGate.is_x) {
+      sum = convert<C>(load_units(p.at<const T>(p.x, a.t, u.row) + u.unit, u));
+    }
+    if constexpr (kGate.h_block >= 0) {
+      constexpr int kOperand = Unit::kLayoutOfPhase.product[kGate.product].operand;
+      constexpr Product kProduct = kLayout<Cell>.operand_product[kOperand];
+      const C* product = static_cast<const C*>(a.product[kOperand]) +
+                         (u.row * kProduct.count + kGate.h_block - kProduct.first) * size;
+      Sums from_h = load_sums<T>(product + u.unit, u);
+      if constexpr (Unit::P::kSize == kHiddenSize) add_bias(from_h, w.bias_hh, kGate.h_block);
+      add(sum, from_h);
+    }
+    gate[g] = sum;
+  });
+  typename Unit::States states = {};
+  T* h_at = static_cast<T*>(a.operand[0]) + u.row * p.output_size + u.unit;
+  if (Unit::kSeesH) states[0] = convert<C>(load_units(h_at, u));
+  for (int k = 1; k < Unit::kStates; ++k) {
+    if (!contains(Unit::kSees, k)) continue;
+    states[k] = load_pack<N>(carry_at<Cell, T>(a, u, k), u.valid, u.whole);
   }
-  for (int k = Cell::kProjected ? 1 : 0; k < Cell::kStates; ++k) {
-    states[k] = load_pack<N>(carry_at<T>(a, u, k), u.valid, u.whole);
+  typename Unit::OwnWeights weights;
+  load_own_weights<T>(p, u, kFirstWeight<Cell, kPhase>, Unit::kWeights, weights);
+
+  typename Unit::Outputs out;
+  Unit::forward(gate, weights, states, out);
+  Unit::store(p, step, row, u, states, out);
+  for (int q = 0; q < Unit::kOperands; ++q) {
+    T* to = static_cast<T*>(a.operand[Unit::kLayoutOfPhase.first_operand + q]);
+    store_units(to + u.row * size + u.unit, out.operand[q], u);
   }
-  typename Unit::Saved saved;
-  Unit::run(x, r, states, saved);
-  const int64_t own = a.direction * h + u.unit;
-  if (!projected) store_units(at<T>(p, p.y, a.t, u.row) + own, states[0], u);
-  if (p.saved) {
-    T* to = static_cast<T*>(p.saved) + row * Cell::kSaved * h + u.unit;
-    Unit::store_saved(to, h, saved, u);
-  }
-  if (p.hidden) store_units(static_cast<T*>(p.hidden) + row * h + u.unit, states[0], u);
-  for (int k = 1; k < Cell::kStates; ++k) {
-    if (!p.steps[k].data) continue;
-    C* to = at<C>(p, p.steps[k], a.t, u.row) + own;
-    store_pack<N>(to, states[k], u.valid, u.whole);
-  }
-  if (a.t == last_time(p.schedule, a.direction, u.row)) Unit::end(p, u, states);
-  if (resets(p, after(a.direction, a.t), u.row)) {
-    for (int k = 0; k < Cell::kStates; ++k) {
-      if (k > 0 || !projected) states[k] = {};
+  const bool starts_over = p.starts_over(Schedule::after(a.direction, a.t), u.row);
+  for (int k = 0; k < Unit::kStates; ++k) {
+    if (!contains(Unit::kWrites, k)) continue;
+    if (starts_over) states[k] = {};
+    if (k == 0) {
+      store_units(h_at, states[0], u);
+    } else {
+      store_pack<N>(carry_at<Cell, T>(a, u, k), states[k], u.valid, u.whole);
     }
   }
-  for (int k = Cell::kProjected ? 1 : 0; k < Cell::kStates; ++k) {
-    store_pack<N>(carry_at<T>(a, u, k), states[k], u.valid, u.whole);
-  }
-  store_units(static_cast<T*>(a.h) + u.row * h + u.unit, states[0], u);
 }
 
-template <class Cell, class T>
-__global__ void start_backward(const __grid_constant__ StepArgs a) {
-  using Unit = BackwardUnits<Cell, T>;
-  constexpr int N = kPack<T>;
-  const Units u = step_units<T>(a, a.p.hidden_size);
-  if (u.row >= a.rows) return;
-  Pack<Compute<T>, N> carry[Cell::kStates];
-  Unit::start(a.p, u, carry);
-  for (int k = 0; k < Cell::kStates; ++k) {
-    store_pack<N>(carry_at<T>(a, u, k), carry[k], u.valid, u.whole);
-  }
-}
-
-// At a time beyond the sequence it only adds the product, and stores the initial states' gradients.
-// With a projection, the product is this step's own: d(loss)/dh W_hr.
-template <class Cell, class T>
+// The phase that writes h adds what the step after says of h, and does so for rows that are active
+// there alone, too.
+template <class Cell, int kPhase, class T>
 __global__ void step_backward(const __grid_constant__ StepArgs a) {
-  using Unit = BackwardUnits<Cell, T>;
+  using Unit = PhaseUnits<Cell, kPhase, T>;
   using C = Compute<T>;
   constexpr int N = kPack<T>;
   const ScanParams& p = a.p;
-  const Schedule& s = p.schedule;
-  const Units u = step_units<T>(a, p.hidden_size);
+  const Units u = step_units<Cell, kPhase, T>(a);
   if (u.row >= a.rows) return;
-  const int64_t h = p.hidden_size, own = a.direction * h + u.unit;
-  const bool projected = p.weights[0].hr != nullptr;
-  Pack<C, N> carry[Cell::kStates];
-  for (int k = 0; k < Cell::kStates; ++k) {
-    carry[k] = load_pack<N>(carry_at<T>(a, u, k), u.valid, u.whole);
+  const StepPlace step(p.schedule, a.t), previous(p.schedule, Schedule::before(a.direction, a.t));
+  const RowPlace row(p, Unit::kStates, a.direction, u.row);
+  const int64_t h = p.hidden_size;
+  const int64_t size = Unit::P::kSize == kOutputSize ? p.output_size : h;
+
+  typename Unit::States grad = {};
+  for (int k = 0; k < Unit::kStates; ++k) {
+    if (!contains(Unit::kSees, k)) continue;
+    grad[k] = load_pack<N>(carry_at<Cell, T>(a, u, k), u.valid, u.whole);
   }
-  if (u.row < a.product_rows && (projected || !resets(p, after(a.direction, a.t), u.row))) {
-    const auto product = load_sums<T>(static_cast<const C*>(a.product) + u.row * h + u.unit, u);
-    for (int e = 0; e < N; ++e) carry[0].v[e] += product.v[e];
+  if (Unit::kWritesH && u.row < a.product_rows &&
+      !p.starts_over(Schedule::after(a.direction, a.t), u.row)) {
+    const C* product = static_cast<const C*>(a.product[0]) + u.row * size + u.unit;
+    add(grad[0], load_sums<T>(product, u));
   }
-  if (a.t < 0 || a.t >= s.steps) {
-    Unit::store_initial(p, u, carry);
-    return;
-  }
-  if (runs(s, a.t, u.row)) {
-    const int64_t row = running(p, a.t, u.row, a.direction), previous = before(a.direction, a.t);
-    const bool reset = resets(p, a.t, u.row);
-    const bool first = a.t == first_time(s, a.direction, u.row);
-    typename Unit::Places from{};
-    if (p.grad_y.data && !projected) from.grad_y = at<T>(p, p.grad_y, a.t, u.row) + own;
-    from.saved = static_cast<const T*>(p.saved) + row * Cell::kSaved * h + u.unit;
-    if (!projected) {
-      from.h_after = at<T>(p, p.y, a.t, u.row) + own;
-      if (!reset && !first) from.h_before = at<T>(p, p.y, previous, u.row) + own;
+  if (row.is_active(a.t)) {
+    const bool reset = starts_over(p, step, row);
+    const auto in = Unit::load(p, step, previous, row, reset, u);
+    typename Unit::OwnWeights weights;
+    load_own_weights<T>(p, u, kFirstWeight<Cell, kPhase>, Unit::kWeights, weights);
+    Values<typename Unit::Sums, Unit::kOperands> grad_operand;
+    for (int q = 0; q < Unit::kOperands; ++q) {
+      const void* from = a.product[Unit::kLayoutOfPhase.first_operand + q];
+      grad_operand[q] = load_sums<T>(static_cast<const C*>(from) + u.row * size + u.unit, u);
     }
-    for (int k = 1; k < Cell::kStates; ++k) {
-      from.after[k] = at<C>(p, p.steps[k], a.t, u.row) + own;
-      if (!reset && !first) from.before[k] = at<C>(p, p.steps[k], previous, u.row) + own;
-      if (p.grad_steps[k].data) from.grad_steps[k] = at<C>(p, p.grad_steps[k], a.t, u.row) + own;
+    typename Unit::Grads out;
+    Unit::backward(in, weights, grad_operand, grad, out);
+    const int64_t features =
+        kLayout<Cell>.grad_blocks * h + kLayout<Cell>.output_grad_blocks * p.output_size;
+    Unit::store(p, at(static_cast<T*>(a.grads), p, step, row, features), out, u);
+    for (int q = 0; q < Unit::kOperands; ++q) {
+      T* to = static_cast<T*>(a.operand[Unit::kLayoutOfPhase.first_operand + q]);
+      if (to) store_units(at(to, p, step, row, size) + u.unit, out.operand[q], u);
     }
-    typename Unit::Inputs in = Unit::load(from, h, u);
-    if (first && !reset) Unit::load_before_first(p, u, in);
-    typename Unit::Gates dx, dr;
-    Unit::run(in, carry, dx, dr);
-    if (reset) {
-      for (auto& c : carry) c = {};
-    }
-    const int64_t to = row * Cell::kGates * h + u.unit;
-    Unit::store(static_cast<T*>(a.dx) + to, h, dx, u);
-    if (!Cell::kAdditive) Unit::store(static_cast<T*>(a.dr) + to, h, dr, u);
+    unrolled<Unit::kStates>([&](auto k) {
+      if (reset && Unit::template kIsFirstOf<k>) grad[k] = {};
+    });
   }
-  for (int k = 0; k < Cell::kStates; ++k) {
-    store_pack<N>(carry_at<T>(a, u, k), carry[k], u.valid, u.whole);
+  for (int k = 0; k < Unit::kStates; ++k) {
+    if (!contains(Unit::kSees, k)) continue;
+    store_pack<N>(carry_at<Cell, T>(a, u, k), grad[k], u.valid, u.whole);
   }
 }
 

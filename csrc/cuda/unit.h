@@ -1,9 +1,11 @@
-// One step of one row for a pack of neighbouring hidden units: what it loads, the cell, and what it
-// stores. The persistent and the step path share it; they differ in where the product comes from.
+// One phase of one step of one row for a pack of neighbouring units: what it loads, the cell's
+// equations, and what it stores. The persistent and the step path share it; they differ in where
+// the products come from.
 #pragma once
 
-#include "../scan.h"
+#include "../cells/layout.h"
 #include "number.h"
+#include "places.h"
 
 namespace fastrnn::cuda {
 
@@ -16,44 +18,16 @@ struct Units {
   bool whole;    // packs are aligned in every tensor
 };
 
-// Steps are counted in the order in which the direction runs through them.
-FRNN_HD int64_t time_of(const Schedule& s, int direction, int64_t i) {
-  return direction ? s.steps - 1 - i : i;
-}
-FRNN_HD int64_t before(int direction, int64_t t) { return direction ? t + 1 : t - 1; }
-FRNN_HD int64_t after(int direction, int64_t t) { return direction ? t - 1 : t + 1; }
-FRNN_HD int64_t first_time(const Schedule& s, int direction, int64_t row) {
-  return direction ? s.length(row) - 1 : 0;
-}
-FRNN_HD int64_t last_time(const Schedule& s, int direction, int64_t row) {
-  return direction ? 0 : s.length(row) - 1;
-}
-FRNN_HD bool runs(const Schedule& s, int64_t t, int64_t row) { return 0 <= t && t < s.length(row); }
-// Whether step t of the row runs and starts from zeros.
-FRNN_HD bool resets(const ScanParams& p, int64_t t, int64_t row) {
-  if (!p.resets.data || !runs(p.schedule, t, row)) return false;
-  return static_cast<const bool*>(p.resets.data)[p.schedule.offset(p.resets, t, row)];
-}
-
-template <class T>
-FRNN_HD T* at(const ScanParams& p, const Sequence& s, int64_t t, int64_t row) {
-  return static_cast<T*>(s.data) + p.schedule.offset(s, t, row);
-}
-template <class T>
-FRNN_HD T* at(const ScanParams& p, const State& s, int direction, int64_t row) {
-  return static_cast<T*>(s.data) + direction * s.direction_stride +
-         p.schedule.place(row) * s.row_stride;
-}
-// Among the rows that run, where buffers [rows that run, D, features] keep a row of a step.
-FRNN_HD int64_t running(const ScanParams& p, int64_t t, int64_t row, int direction) {
-  return (p.schedule.first(t) + row) * p.directions + direction;
-}
-
 template <class To, class From, int N>
 FRNN_HD Pack<To, N> convert(const Pack<From, N>& from) {
   Pack<To, N> to;
   for (int e = 0; e < N; ++e) to.v[e] = To(from.v[e]);
   return to;
+}
+
+template <class T, int N>
+FRNN_HD void add(Pack<T, N>& to, const Pack<T, N>& values) {
+  for (int e = 0; e < N; ++e) to.v[e] += values.v[e];
 }
 
 template <class T>
@@ -76,154 +50,187 @@ FRNN_HD void store_units(T* to, const Pack<Value, N>& pack, const Units& u) {
 template <class T>
 FRNN_HD Pack<T, kPack<T>> load_initial(const ScanParams& p, const Units& u, int k) {
   if (!p.initial[k].data) return {};
-  return load_units(at<const T>(p, p.initial[k], u.direction, u.row) + u.unit, u);
+  return load_units(p.at<const T>(p.initial[k], u.direction, u.row) + u.unit, u);
 }
 
-// ---- forward ------------------------------------------------------------------------------------
+// The phase's first one among the units' own weights of a step.
+template <class Cell, int kPhase>
+inline constexpr int kFirstWeight = [] {
+  int first = 0;
+  for (int i = 0; i < kPhase; ++i) first += kLayout<Cell>.phase[i].weights;
+  return first;
+}();
 
-template <class Cell, class T>
-struct ForwardUnits {
-  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates, N = kPack<T>;
+template <class Cell, int kPhase, class T>
+struct PhaseUnits {
+  using P = PhaseOf<Cell, kPhase>;
   using C = Compute<T>;
   using V = CellValue<T>;
-  using States = Pack<C, N>[kStates];
-  using GateSums = Pack<C, N>[kGates];
+  using Step = UnitStep<P, Cell::kStates, V>;
+  static constexpr int N = kPack<T>;
+  using Sums = Pack<C, N>;  // of a value of a unit, for the pack
+  using Stored = Pack<T, N>;
 
-  using Saved = Pack<T, N>[Cell::kSaved > 0 ? Cell::kSaved : 1];
+  static constexpr int kGates = P::kGates.kCount, kStates = Cell::kStates, kSaved = P::kSaved,
+                       kOperands = P::kOperands, kWeights = P::kWeights;
+  static constexpr PhaseLayout kLayoutOfPhase = kLayout<Cell>.phase[kPhase];
+  static constexpr unsigned kSees = kLayoutOfPhase.sees, kWrites = kLayoutOfPhase.writes;
+  static constexpr int kFirstSaved = kLayoutOfPhase.first_saved, kSavedOfStep = kLayout<Cell>.saved;
+  static constexpr bool kWritesH = contains(kWrites, 0), kSeesH = contains(kSees, 0);
 
-  // State k as the first step finds it.
-  FRNN_HD static Pack<C, N> start(const ScanParams& p, const Units& u, int k) {
-    if (resets(p, first_time(p.schedule, u.direction, u.row), u.row)) return {};
-    return convert<C>(load_initial<T>(p, u, k));
-  }
+  template <int kGate>
+  static constexpr GateLayout kGateLayout = kLayout<Cell>.gate[kLayoutOfPhase.first_gate + kGate];
+  template <int kState>
+  static constexpr bool kIsFirstOf = kLayout<Cell>.first_phase_of(kState) == kPhase;
 
-  // A row of length 0 ends where it begins.
-  FRNN_HD static void end_if_empty(const ScanParams& p, const Units& u, int k) {
-    if (p.schedule.length(u.row) > 0) return;
-    store_units(at<T>(p, p.last[k], u.direction, u.row) + u.unit, load_initial<T>(p, u, k), u);
-  }
+  using States = Sums[kStates];
+  using OwnWeights = Values<Sums, kWeights>;
 
-  // x_sum, r_sum: W_ih x + b_ih and W_hh h + b_hh. states: in, those before the step; out, those
-  // after it, h as its type holds it.
-  FRNN_HD static void run(const GateSums& x_sum, const GateSums& r_sum, States& states,
-                          Saved& saved) {
+  // ---- forward ----------------------------------------------------------------------------------
+
+  struct Outputs {
+    Values<Stored, kSaved> saved;
+    Values<Stored, kOperands> operand;
+  };
+
+  // states: those before the step, of which those that the phase writes become those after it; h as
+  // its type holds it.
+  FRNN_HD static void forward(const Sums (&gate)[kGates], const OwnWeights& weight, States& states,
+                              Outputs& out) {
     for (int e = 0; e < N; ++e) {
-      V x[kGates], r[kGates], s[kStates], s1[kStates];
-      Values<V, Cell::kSaved> z;
-      for (int g = 0; g < kGates; ++g) x[g] = V(x_sum[g].v[e]), r[g] = V(r_sum[g].v[e]);
-      for (int k = 0; k < kStates; ++k) s[k] = V(states[k].v[e]);
-      if (Cell::kProjected) s[0] = V(C(0));
-      Cell::forward(x, r, s, s1, z);
-      for (int k = 0; k < kStates; ++k) states[k].v[e] = C(s1[k]);
-      for (int k = 0; k < Cell::kSaved; ++k) saved[k].v[e] = T(C(z[k]));
+      Step s;
+      for (int g = 0; g < kGates; ++g) s.gate[g] = V(gate[g].v[e]);
+      for (int i = 0; i < kWeights; ++i) s.weight[i] = V(weight[i].v[e]);
+      for (int k = 0; k < kStates; ++k) {
+        s.before[k] = contains(kSees, k) ? V(states[k].v[e]) : V(C(0));
+      }
+      P::forward(s);
+      P::operands(s);
+      for (int k = 0; k < kStates; ++k) {
+        if (contains(kWrites, k)) states[k].v[e] = C(s.after[k]);
+      }
+      for (int i = 0; i < kSaved; ++i) out.saved[i].v[e] = T(C(s.saved[i]));
+      for (int q = 0; q < kOperands; ++q) out.operand[q].v[e] = T(C(s.operand[q]));
     }
-    states[0] = convert<C>(convert<T>(states[0]));
+    if (kWritesH) states[0] = convert<C>(convert<T>(states[0]));
   }
 
-  FRNN_HD static void store_saved(T* to, int64_t hidden_size, const Saved& saved, const Units& u) {
-    for (int k = 0; k < Cell::kSaved; ++k) store_units(to + k * hidden_size, saved[k], u);
-  }
-
-  // The states after a row's last step; of h only where it is not projected.
-  FRNN_HD static void end(const ScanParams& p, const Units& u, const States& states) {
-    for (int k = 0; k < kStates; ++k) {
-      if (k == 0 && p.weights[0].hr) continue;
-      store_units(at<T>(p, p.last[k], u.direction, u.row) + u.unit, states[k], u);
-    }
-  }
-};
-
-// ---- backward -----------------------------------------------------------------------------------
-
-template <class Cell, class T>
-struct BackwardUnits {
-  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates, N = kPack<T>;
-  using C = Compute<T>;
-  using V = CellValue<T>;
-  using States = Pack<C, N>[kStates];
-  using Gates = Pack<T, N>[kGates];
-
-  // Where a pack's inputs of one step are; a null one is zero.
-  struct Places {
-    const T* grad_y;
-    const T *h_before, *h_after;
-    const T* saved;
-    const C *grad_steps[kStates], *before[kStates], *after[kStates];  // states 1 and on
-  };
-
-  struct Inputs {
-    Pack<T, N> grad_y, h_before, h_after;
-    Pack<T, N> saved[Cell::kSaved > 0 ? Cell::kSaved : 1];
-    Pack<C, N> grad_steps[kStates], before[kStates], after[kStates];
-  };
-
-  FRNN_HD static Inputs load(const Places& from, int64_t hidden_size, const Units& u) {
-    Inputs in{};
-    if (from.grad_y) in.grad_y = load_units(from.grad_y, u);
-    if (!Cell::kProjected) {
-      if (from.h_before) in.h_before = load_units(from.h_before, u);
-      in.h_after = load_units(from.h_after, u);
+  // The states after the step, and what backward reads.
+  FRNN_HD static void store(const ScanParams& p, const StepPlace& step, const RowPlace& row,
+                            const Units& u, const States& states, const Outputs& out) {
+    if (kWritesH) store_units(at<T>(p.y, step, row.y) + u.unit, states[0], u);
+    if (kSaved > 0 && p.saved) {
+      const int64_t h = p.hidden_size;
+      T* to = at(static_cast<T*>(p.saved), p, step, row, kSavedOfStep * h) + u.unit;
+      for (int i = 0; i < kSaved; ++i) {
+        store_units(to + (kFirstSaved + i) * h, out.saved[i], u);
+      }
     }
     for (int k = 1; k < kStates; ++k) {
-      if (from.grad_steps[k]) in.grad_steps[k] = load_sums<T>(from.grad_steps[k], u);
-      if (from.before[k]) in.before[k] = load_sums<T>(from.before[k], u);
-      in.after[k] = load_sums<T>(from.after[k], u);
+      if (!contains(kWrites, k) || !p.steps[k].data) continue;
+      store_units(at<C>(p.steps[k], step, row.steps[k - 1]) + u.unit, states[k], u);
     }
-    for (int k = 0; k < Cell::kSaved; ++k) {
-      in.saved[k] = load_units(from.saved + k * hidden_size, u);
+    if (step.t != row.last_time(u.direction)) return;
+    for (int k = 0; k < kStates; ++k) {
+      if (!contains(kWrites, k)) continue;
+      store_units(p.at<T>(p.last[k], u.direction, u.row) + u.unit, states[k], u);
+    }
+  }
+
+  // ---- backward ---------------------------------------------------------------------------------
+
+  struct Inputs {
+    Stored grad_y, h_before, h_after;
+    Values<Stored, kSaved> saved;
+    Sums grad_steps[kStates], before[kStates], after[kStates];  // states 1 and on
+  };
+
+  // previous: the step before this one; reset: this one starts from zeros.
+  FRNN_HD static Inputs load(const ScanParams& p, const StepPlace& step, const StepPlace& previous,
+                             const RowPlace& row, bool reset, const Units& u) {
+    Inputs in{};
+    const int64_t h = p.hidden_size;
+    const bool first = step.t == row.first_time(u.direction);
+    if (kWritesH) {
+      if (p.grad_y.data) {
+        in.grad_y = load_units(at<const T>(p.grad_y, step, row.grad_y) + u.unit, u);
+      }
+      in.h_after = load_units(at<const T>(p.y, step, row.y) + u.unit, u);
+    }
+    if (kSeesH && !reset && !first) {
+      in.h_before = load_units(at<const T>(p.y, previous, row.y) + u.unit, u);
+    }
+    for (int k = 1; k < kStates; ++k) {
+      const int64_t place = row.steps[k - 1] + u.unit;
+      if (contains(kWrites, k)) {
+        in.after[k] = load_sums<T>(at<const C>(p.steps[k], step, place), u);
+        if (p.grad_steps[k].data) {
+          const int64_t grad_place = row.grad_steps[k - 1] + u.unit;
+          in.grad_steps[k] = load_sums<T>(at<const C>(p.grad_steps[k], step, grad_place), u);
+        }
+      }
+      if (contains(kSees, k) && !reset && !first) {
+        in.before[k] = load_sums<T>(at<const C>(p.steps[k], previous, place), u);
+      }
+    }
+    if (kSaved > 0) {
+      const T* from = at(static_cast<const T*>(p.saved), p, step, row, kSavedOfStep * h) + u.unit;
+      for (int i = 0; i < kSaved; ++i) in.saved[i] = load_units(from + (kFirstSaved + i) * h, u);
+    }
+    if (first && !reset) {
+      if (kSeesH) in.h_before = load_initial<T>(p, u, 0);
+      for (int k = 1; k < kStates; ++k) {
+        if (contains(kSees, k)) in.before[k] = convert<C>(load_initial<T>(p, u, k));
+      }
     }
     return in;
   }
 
-  // A row's first step has the initial states before it.
-  FRNN_HD static void load_before_first(const ScanParams& p, const Units& u, Inputs& in) {
-    if (!Cell::kProjected) in.h_before = load_initial<T>(p, u, 0);
-    for (int k = 1; k < kStates; ++k) in.before[k] = convert<C>(load_initial<T>(p, u, k));
-  }
+  struct Grads {
+    Stored gate[kGates];
+    Values<Stored, kWeights> weight;
+    Values<Stored, kOperands> operand;  // the operands once more, not their gradients
+  };
 
-  // The gradient of the states after the last step.
-  FRNN_HD static void start(const ScanParams& p, const Units& u, States& carry) {
-    for (int k = 0; k < kStates; ++k) {
-      carry[k] = {};
-      if (!p.grad_last[k].data || (k == 0 && p.weights[0].hr)) continue;
-      const T* from = at<const T>(p, p.grad_last[k], u.direction, u.row) + u.unit;
-      carry[k] = convert<C>(load_units(from, u));
-    }
-  }
-
-  // carry: in, d(loss)/d(states after the step) but for what grad_y and grad_steps add; out, the
-  // elementwise part of that before the step. dx and dr get the gates' gradients; an additive cell
-  // has one for both.
-  FRNN_HD static void run(const Inputs& in, States& carry, Gates& dx, Gates& dr) {
+  // grad: in, the gradients of the states that the phase leaves, but for what grad_y and grad_steps
+  // add; out, the pointwise part of those of the states that it finds.
+  FRNN_HD static void backward(const Inputs& in, const OwnWeights& weight,
+                               const Values<Sums, kOperands>& grad_operand, States& grad,
+                               Grads& out) {
     for (int e = 0; e < N; ++e) {
-      V s[kStates], s1[kStates], ds[kStates], gx[kGates], gr[kGates];
-      Values<V, Cell::kSaved> z;
-      s[0] = V(C(in.h_before.v[e]));
-      s1[0] = V(C(in.h_after.v[e]));
-      ds[0] = V(carry[0].v[e] + C(in.grad_y.v[e]));
-      for (int k = 1; k < kStates; ++k) {
-        s[k] = V(in.before[k].v[e]);
-        s1[k] = V(in.after[k].v[e]);
-        ds[k] = V(carry[k].v[e] + in.grad_steps[k].v[e]);
+      Step s;
+      for (int k = 0; k < kStates; ++k) {
+        s.before[k] = V(k ? in.before[k].v[e] : C(in.h_before.v[e]));
+        s.after[k] = V(k ? in.after[k].v[e] : C(in.h_after.v[e]));
+        s.grad[k] = V(grad[k].v[e] + (k ? in.grad_steps[k].v[e] : C(in.grad_y.v[e])));
       }
-      for (int k = 0; k < Cell::kSaved; ++k) z[k] = V(C(in.saved[k].v[e]));
-      Cell::backward(z, s, s1, ds, gx, gr);
-      for (int k = 0; k < kStates; ++k) carry[k].v[e] = C(ds[k]);
-      for (int g = 0; g < kGates; ++g) {
-        dx[g].v[e] = T(C(gx[g]));
-        dr[g].v[e] = Cell::kAdditive ? dx[g].v[e] : T(C(gr[g]));
+      for (int i = 0; i < kSaved; ++i) s.saved[i] = V(C(in.saved[i].v[e]));
+      for (int i = 0; i < kWeights; ++i) s.weight[i] = V(weight[i].v[e]);
+      for (int q = 0; q < kOperands; ++q) s.grad_operand[q] = V(grad_operand[q].v[e]);
+      P::operands(s);
+      P::backward(s);
+      P::weight_gradient(s);
+      for (int k = 0; k < kStates; ++k) {
+        if (contains(kSees, k)) grad[k].v[e] = C(s.grad[k]);
       }
+      for (int g = 0; g < kGates; ++g) out.gate[g].v[e] = T(C(s.grad_gate[g]));
+      for (int i = 0; i < kWeights; ++i) out.weight[i].v[e] = T(C(s.grad_weight[i]));
+      for (int q = 0; q < kOperands; ++q) out.operand[q].v[e] = T(C(s.operand[q]));
     }
   }
 
-  FRNN_HD static void store(T* to, int64_t hidden_size, const Gates& gates, const Units& u) {
-    for (int g = 0; g < kGates; ++g) store_units(to + g * hidden_size, gates[g], u);
-  }
-
-  FRNN_HD static void store_initial(const ScanParams& p, const Units& u, const States& carry) {
-    for (int k = 0; k < kStates; ++k) {
-      if (!p.grad_initial[k].data || (k == 0 && p.weights[0].hr)) continue;
-      store_units(at<T>(p, p.grad_initial[k], u.direction, u.row) + u.unit, carry[k], u);
+  // Into the unit's place in a row of gradients, which begins at `row`.
+  FRNN_HD static void store(const ScanParams& p, T* row, const Grads& grads, const Units& u) {
+    constexpr int kBlocks = kLayout<Cell>.grad_blocks, kPlace = kLayout<Cell>.weights_place;
+    const int64_t h = p.hidden_size;
+    unrolled<kGates>([&](auto g) {
+      constexpr int kPlaceOfGate = kGateLayout<g>.place;
+      T* to = P::kSize == kOutputSize ? row + kBlocks * h + kPlaceOfGate * p.output_size
+                                      : row + kPlaceOfGate * h;
+      store_units(to + u.unit, grads.gate[g], u);
+    });
+    for (int i = 0; i < kWeights; ++i) {
+      store_units(row + (kPlace + i) * h + u.unit, grads.weight[i], u);
     }
   }
 };
