@@ -14,7 +14,8 @@ Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network Architecture
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -127,8 +128,15 @@ class _Variant(nn.Module):
             unexpected_keys.remove(key)
 
 
-def _empty(shape: tuple[int, ...], device: Any, dtype: torch.dtype | None) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+def _bound(init: Callable[..., None], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """All arguments of torch.nn's constructor by name, given or not."""
+    bound = signature(init).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _empty(shape: tuple[int, ...], given: dict[str, Any]) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, device=given["device"], dtype=given["dtype"]))
 
 
 class _Layers(_Variant, nn.RNNBase):
@@ -137,38 +145,27 @@ class _Layers(_Variant, nn.RNNBase):
     _mode: str
     _states = 1
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        given = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         if self._cell in _TORCH_CELLS:
-            super().__init__(self._mode, input_size, hidden_size, *given, device, dtype)
+            super().__init__(self._mode, *args, **kwargs)
             return
         # torch.nn checks the arguments; its parameters are replaced.
-        super().__init__("LSTM", input_size, hidden_size, *given, "meta", dtype)
+        given = _bound(nn.RNNBase.__init__, self, "LSTM", *args, **kwargs)
+        nn.RNNBase.__init__(**(given | {"device": "meta"}))
         self.mode = self._mode
         self._parameters.clear()
         self._flat_weights_names, self._all_weights = [], []
-        directions = ("", "_reverse") if bidirectional else ("",)
-        for layer in range(num_layers):
-            inputs = len(directions) * (proj_size or hidden_size) if layer else input_size
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        inputs = self.input_size
+        for layer in range(self.num_layers):
             for suffix in directions:
                 names = []
-                for name, shape in self._shapes(inputs, proj_size).items():
+                for name, shape in self._shapes(inputs, self.proj_size).items():
                     names.append(f"{name}_l{layer}{suffix}")
-                    setattr(self, names[-1], _empty(shape, device, dtype))
+                    setattr(self, names[-1], _empty(shape, given))
                 self._flat_weights_names += names
                 self._all_weights.append(names)
+            inputs = len(directions) * (self.proj_size or self.hidden_size)
         self._init_flat_weights()
         self.reset_parameters()
 
@@ -475,21 +472,15 @@ class RNN(_Unprojected):
 class _Cell(_Variant, nn.RNNCellBase):
     """The parameters of a cell."""
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        own, chunks = self._cell not in _TORCH_CELLS, ops.CELLS[self._cell].h_blocks
-        given = (input_size, hidden_size, bias, chunks, "meta" if own else device, dtype)
-        nn.RNNCellBase.__init__(self, *given)
-        if own:
-            for name, shape in self._shapes(input_size).items():
-                setattr(self, name, _empty(shape, device, dtype))
-            self.reset_parameters()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if self._cell in _TORCH_CELLS:
+            super().__init__(*args, **kwargs)
+            return
+        given = _bound(nn.GRUCell.__init__, self, *args, **kwargs)
+        nn.RNNCellBase.__init__(**(given | {"num_chunks": 1, "device": "meta"}))
+        for name, shape in self._shapes(self.input_size).items():
+            setattr(self, name, _empty(shape, given))
+        self.reset_parameters()
 
 
 def _cell_step(

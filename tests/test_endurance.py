@@ -32,6 +32,8 @@ def test_training_holds_flat_memory() -> None:
         fastrnn.RNN(4, 8, nonlinearity="relu"),
         fastrnn.LSTMCell(4, 8),
         fastrnn.GRUCell(4, 8),
+        fastrnn.LSTM(4, 8, peephole=True, proj_size=4),
+        fastrnn.MUT1(4, 8),
     ]
     optimizer = torch.optim.SGD(nn.ModuleList(modules).parameters(), lr=1e-3)
     sequence, row = torch.randn(3, 2, 4), torch.randn(2, 4)

@@ -748,6 +748,45 @@ def backward_arguments(cell: str = "lstm", proj: int = 0, **changes: Any) -> dic
 GOOD = backward_arguments()
 Y, STEPS, SAVED = GOOD["outputs"]
 G = GOOD["grads"]
+
+BAD_FORMS: dict[str, tuple[dict, str]] = {
+    "a projected GRU": (
+        arguments("gru", **{"weights": [*arguments("gru")["weights"], torch.randn(2, H)]}),
+        "'gru' does not support a projection",
+    ),
+    "a projected MUT3": (
+        arguments("mut3", **{"weights": [*arguments("mut3")["weights"], torch.randn(2, H)]}),
+        "'mut3' does not support a projection",
+    ),
+    "x itself of another size": (
+        arguments("mut1", weights=[torch.randn(2 * H, I), torch.randn(2 * H, H)]),
+        "'mut1' takes x itself .* got 5 and 6",
+    ),
+    "rows of weight_ih": (
+        arguments("mut3", weights=[torch.randn(2 * H, I), torch.randn(3 * H, H)]),
+        r"weight_ih of shape",
+    ),
+    "peepholes of a plain LSTM": (
+        arguments("lstm", weights=[*arguments("lstm_peephole")["weights"], torch.randn(3 * H)]),
+        r"2 to 5 weights per direction, got 6",
+    ),
+    "an LSTM without peepholes": (
+        arguments("lstm_peephole", weights=arguments("lstm")["weights"][:2]),
+        "3 to 6 weights per direction, got 2",
+    ),
+    "peepholes of two gates": (
+        arguments("lstm_peephole", weights=[*arguments("lstm")["weights"], torch.randn(2 * H)]),
+        r"weight_peephole of shape \[18\], got \[12\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("given, message", BAD_FORMS.values(), ids=BAD_FORMS)
+def test_bad_forms(given: dict, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fastrnn.scan(**given)
+
+
 BAD_BACKWARDS: dict[str, tuple[dict, str]] = {
     "no outputs": ({"outputs": []}, "3 saved outputs, got 0"),
     "too few outputs": ({"outputs": [Y, STEPS]}, "3 saved outputs, got 2"),
@@ -768,7 +807,7 @@ BAD_BACKWARDS: dict[str, tuple[dict, str]] = {
     "type of grad last": ({"grads": [G[0], G[1].half(), *G[2:]]}, "got Half"),
     "unknown cell": (
         {"cell": "lstn"},
-        "Unknown cell 'lstn'; there are lstm, gru, rnn_tanh, rnn_relu",
+        f"Unknown cell 'lstn'; there are {', '.join(CELLS)}$",
     ),
     "another cell": ({"cell": "rnn_tanh"}, "."),
     "lengths": ({"lengths": integers(1, 2, 5)}, r"within \[0, 4\]"),

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import (
 )
 
 import fastrnn
+from fastrnn import reference
 
 T, B, I, H = 5, 4, 3, 6  # noqa: E741
 
@@ -767,3 +768,291 @@ def test_cases_have_the_modules_defaults() -> None:
     assert repr(Case("gru").module(nn)) == repr(plain)
     for key, p in Case("gru").module(fastrnn).state_dict().items():
         assert torch.equal(p, plain.state_dict()[key])
+
+
+# ---- variants ------------------------------------------------------------------------------------
+
+# Module, its options, its equations for the ops, and the blocks of weight_ih and of weight_hh.
+VARIANTS = {
+    "LSTM-f": ("LSTM", {"gates": "oi"}, "lstm_f", 3, 3),
+    "LSTM-i": ("LSTM", {"gates": "fo", "proj_size": 4}, "lstm_i", 3, 3),
+    "LSTM-o": ("LSTM", {"gates": "fi", "forget_bias": 1.0}, "lstm_o", 3, 3),
+    "LSTM peephole": ("LSTM", {"peephole": True}, "lstm_peephole", 4, 4),
+    "LSTM peephole projected": ("LSTM", {"peephole": True, "proj_size": 4}, "lstm_peephole", 4, 4),
+    "GRU before": ("GRU", {"reset_after": False}, "gru_before", 3, 3),
+    "MUT1": ("MUT1", {}, "mut1", 3, 2),
+    "MUT1 learned": ("MUT1", {"learned_input": True}, "mut1", 3, 2),
+    "MUT2": ("MUT2", {}, "mut2", 3, 3),
+    "MUT3": ("MUT3", {}, "mut3", 3, 3),
+}
+VARIANT_CELLS = {
+    f"{key} cell": (f"{name}Cell", options, *rest)
+    for key, (name, options, *rest) in VARIANTS.items()
+    if "proj_size" not in options
+}
+ALL_VARIANTS = VARIANTS | VARIANT_CELLS
+variants = pytest.mark.parametrize("variant", ALL_VARIANTS.values(), ids=ALL_VARIANTS)
+variant_layers = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+# Of input and hidden units: a layer that takes x itself, if its cell does, and one that cannot.
+square = pytest.mark.parametrize("inputs", [I, H], ids=["I3", "I6"])
+
+
+def of_variant(variant: tuple, inputs: int = I, **stack: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return getattr(fastrnn, variant[0])(inputs, H, dtype=torch.float64, **variant[1], **stack)
+
+
+def by_reference(module: nn.Module, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+    """What a stack of layers computes, by the reference, layer by layer."""
+    states = [] if hx is None else list(tensors_in(hx))
+    ends, depth = [], 2 if module.bidirectional else 1
+    x = x.transpose(0, 1) if module.batch_first else x
+    for i in range(module.num_layers):
+        own = [s[i * depth : (i + 1) * depth] for s in states]
+        weights = [w for ws in module.all_weights[i * depth : (i + 1) * depth] for w in ws]
+        given = reference.Inputs(module._cell, x, own, weights, bidirectional=depth == 2)
+        x, last, _ = reference.scan(given)
+        ends.append(last)
+    x = x.transpose(0, 1) if module.batch_first else x
+    joined = tuple(map(torch.cat, zip(*ends)))
+    return x, joined if len(joined) > 1 else joined[0]
+
+
+@variant_layers
+@stacks
+@square
+@pytest.mark.parametrize("initial", [False, True], ids=["zeros", "hx"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
+def test_variants(
+    variant: tuple, stack: dict, inputs: int, initial: bool, batch_first: bool
+) -> None:
+    stack = {**stack, "bias": stack.get("bias", True) or "forget_bias" in variant[1]}
+    module = of_variant(variant, inputs, batch_first=batch_first, **stack)
+    args = [draw(*([B, T] if batch_first else [T, B]), inputs).requires_grad_()]
+    args += [a_state(module, B)] * initial
+    expected = outcome(module, *args, call=lambda *a: by_reference(module, *a))
+    assert_equal(outcome(module, *args), expected)
+
+
+@variant_layers
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_packed_sequences_of_variants(variant: tuple, lengths: list[int]) -> None:
+    """Each row is what it is alone."""
+    module, x = of_variant(variant, bidirectional=True), draw(T, B, I)
+    packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
+    y, last = module(packed)
+    y, _ = pad_packed_sequence(y, total_length=T)
+    for row, length in enumerate(lengths):
+        alone, ends = module(x[:length, row])
+        torch.testing.assert_close(y[:length, row], alone, rtol=1e-11, atol=1e-12)
+        for found, expected in zip(tensors_in(last), tensors_in(ends), strict=True):
+            torch.testing.assert_close(found[:, row], expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", VARIANT_CELLS.values(), ids=VARIANT_CELLS)
+@square
+@pytest.mark.parametrize("batch", [(), (B,)], ids=["unbatched", "B4"])
+def test_cells_of_variants_are_their_layers(variant: tuple, inputs: int, batch: tuple) -> None:
+    """With the same weights, drawn in the same order."""
+    cell = of_variant(variant, inputs)
+    layer = of_variant((variant[0].removesuffix("Cell"), variant[1]), inputs)
+    for ours, theirs in zip(cell.parameters(), layer.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    x, hx = draw(*batch, inputs), a_state(cell, *batch, grad=False)
+    given = tuple(s[None] for s in hx) if isinstance(hx, tuple) else hx[None]
+    for found, expected in zip(
+        tensors_in(cell(x, hx)), tensors_in(layer(x[None], given)[1]), strict=True
+    ):
+        assert torch.equal(found, expected[0])
+    assert tensors_in(cell(x))[0].shape == (*batch, H)
+
+
+@variants
+@square
+def test_parameters_of_variants(variant: tuple, inputs: int) -> None:
+    name, options, cell, x_blocks, h_blocks = variant
+    module = of_variant(variant, inputs)
+    takes_x = cell in ("mut1", "mut2") and inputs == H and "learned_input" not in options
+    rows, output = (x_blocks - takes_x) * H, options.get("proj_size", H)
+    expected = {"weight_ih": (rows, inputs), "weight_hh": (h_blocks * H, output)}
+    expected |= {"bias_ih": (rows,), "bias_hh": (h_blocks * H,)}
+    if "proj_size" in options:
+        expected["weight_hr"] = (output, H)
+    if "peephole" in options:
+        expected["weight_peephole"] = (3 * H,)
+    suffix = "" if is_cell(name) else "_l0"
+    found = {key: tuple(p.shape) for key, p in module.named_parameters()}
+    assert found == {key + suffix: shape for key, shape in expected.items()}
+    assert list(found) == [key + suffix for key in expected]
+    bound = H**-0.5
+    for key, p in module.named_parameters():
+        if "forget_bias" not in options or "bias" not in key:
+            assert p.abs().max() <= bound and p.std() > bound / 4
+    for key, value in options.items():
+        shown = {"oi": "io", "fi": "if"}.get(value, value)
+        assert f"{key}={shown!r}" in repr(module)
+
+
+@variants
+@pytest.mark.parametrize("way", ["deepcopy", "pickle", "state_dict", "torch.save"])
+def test_copies_of_variants(variant: tuple, way: str) -> None:
+    module = of_variant(variant)
+    if way == "deepcopy":
+        copied = copy.deepcopy(module)
+    elif way == "pickle":
+        copied = pickle.loads(pickle.dumps(module))
+    else:
+        copied, state = of_variant(variant), module.state_dict()
+        for p in copied.parameters():
+            p.data.zero_()
+        if way == "torch.save":
+            file = io.BytesIO()
+            torch.save(state, file)
+            file.seek(0)
+            state = torch.load(file, weights_only=True)
+        result = copied.load_state_dict(state)
+        assert not result.missing_keys and not result.unexpected_keys
+    assert repr(copied) == repr(module) and copied._cell == variant[2]
+    assert_same(module, copied, an_input(variant[0]))
+
+
+def test_a_state_dict_says_of_which_layer_it_is() -> None:
+    plain = [("LSTM", {}), ("GRU", {}), ("LSTMCell", {}), ("GRUCell", {})]
+    everything = [*plain, *(v[:2] for v in ALL_VARIANTS.values() if "proj_size" not in v[1])]
+    names = [getattr(fastrnn, n)(I, H, **o)._cell for n, o in everything]
+    for (source, its), cell in zip(everything, names):
+        given = getattr(fastrnn, source)(I, H, **its).state_dict()
+        assert ("_extra_state" in given) == (cell not in ("lstm", "gru"))
+        for (target, options), own in zip(everything, names):
+            if is_cell(source) != is_cell(target) or {own, cell} == {"lstm", "gru"}:
+                continue
+            module = nn.Sequential(getattr(fastrnn, target)(I, H, **options))
+            nested = {f"0.{key}": t for key, t in given.items()}
+            if own == cell:
+                module.load_state_dict(nested)
+                continue
+            before = [p.clone() for p in module.parameters()]
+            for strict in (True, False):
+                with pytest.raises(RuntimeError, match="weights of 0 are those of another layer"):
+                    module.load_state_dict(nested, strict=strict)
+            assert all(map(torch.equal, before, module.parameters()))
+            module.load_state_dict({}, strict=False)  # which says nothing of this layer
+
+
+def test_torch_refuses_the_weights_of_a_variant() -> None:
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        nn.GRU(I, H).load_state_dict(fastrnn.GRU(I, H, reset_after=False).state_dict())
+
+
+def test_extra_state_of_a_subclass_is_its_own() -> None:
+    class Counting(fastrnn.GRU):
+        count = 0
+
+        def get_extra_state(self) -> Any:
+            return {"count": self.count}
+
+        def set_extra_state(self, state: Any) -> None:
+            self.count = state["count"]
+
+    source, target = Counting(I, H), Counting(I, H)
+    source.count = 3
+    target.load_state_dict(source.state_dict())
+    assert target.count == 3
+
+
+@pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
+@pytest.mark.parametrize("gates, first", [("ifo", H), ("fo", 0), ("if", H)])
+def test_forget_bias(name: str, gates: str, first: int) -> None:
+    torch.manual_seed(0)
+    module = getattr(fastrnn, name)(I, H, gates=gates, forget_bias=1.5)
+    torch.manual_seed(0)
+    other = getattr(fastrnn, name)(I, H, gates=gates)
+    for (key, p), q in zip(module.named_parameters(), other.parameters(), strict=True):
+        expected = q.detach().clone()
+        if key.startswith("bias"):
+            expected[first : first + H] = 1.5 if key.startswith("bias_ih") else 0.0
+        assert torch.equal(p, expected), key
+    with torch.no_grad():
+        module.bias_hh_l0.fill_(7) if name == "LSTM" else module.bias_hh.fill_(7)
+    module.reset_parameters()
+    bias = module.bias_hh_l0 if name == "LSTM" else module.bias_hh
+    assert not bias[first : first + H].any()
+    assert "forget_bias=1.5" in repr(module)
+    assert ("_extra_state" in module.state_dict()) == (gates != "ifo")
+
+
+def test_forget_bias_in_every_layer_and_direction() -> None:
+    module = fastrnn.LSTM(I, H, 2, bidirectional=True, forget_bias=2.0)
+    for key, p in module.named_parameters():
+        if key.startswith("bias"):
+            assert (p[H : 2 * H] == (2.0 if "ih" in key else 0.0)).all(), key
+
+
+BAD_OPTIONS = [
+    ("LSTM", {"gates": "ig"}, "gates must be 'ifo', 'io', 'fo' or 'if', got 'ig'"),
+    ("LSTM", {"gates": ""}, "gates must be"),
+    ("LSTM", {"gates": "iifo"}, "gates must be"),
+    ("LSTM", {"gates": "i"}, "gates must be"),
+    ("LSTM", {"gates": None}, "gates must be"),
+    ("LSTM", {"gates": "io", "peephole": True}, "peephole needs gates='ifo', got 'io'"),
+    ("LSTM", {"gates": "io", "forget_bias": 1.0}, "forget_bias needs a forget gate"),
+    ("LSTM", {"bias": False, "forget_bias": 1.0}, "forget_bias needs bias=True"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["", "Cell"])
+@pytest.mark.parametrize("name, options, message", BAD_OPTIONS)
+def test_bad_options(name: str, options: dict, message: str, suffix: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(fastrnn, name + suffix)(I, H, **options)
+
+
+@pytest.mark.parametrize("name", ["MUT1", "MUT2", "MUT3"])
+def test_mut_has_no_projection(name: str) -> None:
+    with pytest.raises(ValueError, match="only supported for LSTM"):
+        getattr(fastrnn, name)(I, H, proj_size=2)
+    with pytest.raises(TypeError):
+        fastrnn.MUT3(I, H, learned_input=True)
+
+
+@variants
+def test_variants_on_meta(variant: tuple) -> None:
+    name, options = variant[:2]
+    module = getattr(fastrnn, name)(I, H, device="meta", dtype=torch.float64, **options)
+    assert all(p.is_meta for p in module.parameters())
+    shape = [B, I] if is_cell(name) else [T, B, I]
+    x = torch.empty(*shape, device="meta", dtype=torch.float64, requires_grad=True)
+    results, real = tensors_in(module(x)), of_variant(variant)
+    expected = tensors_in(real(draw(*shape)))
+    assert [t.shape for t in results] == [t.shape for t in expected]
+    grads = torch.autograd.grad(sum(r.sum() for r in results), [x, *module.parameters()])
+    assert [g.shape for g in grads] == [x.shape, *(p.shape for p in module.parameters())]
+    bare = module.to_empty(device="cpu")
+    bare.load_state_dict(real.state_dict())
+    assert_same(real, bare, an_input(name))
+
+
+@variant_layers
+def test_variants_under_autocast(variant: tuple) -> None:
+    module = of_variant(variant).float()
+    x = draw(T, B, I, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tensors_in(module(x))
+    expected = tensors_in(copy.deepcopy(module).bfloat16()(x.bfloat16()))
+    for f, e in zip(found, expected, strict=True):
+        assert f.dtype == torch.bfloat16 and torch.equal(f, e)
+
+
+@variants
+def test_changes_of_variants_are_seen(variant: tuple) -> None:
+    """Parametrized and replaced weights, in place of the module's own."""
+    module, x = of_variant(variant), an_input(variant[0])
+    name = "weight_hh" if is_cell(variant[0]) else "weight_hh_l0"
+    parametrized = parametrizations.weight_norm(copy.deepcopy(module), name)
+    for found, expected in zip(tensors_in(parametrized(x)), tensors_in(module(x)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    other = {k: 2 * p.detach() for k, p in module.named_parameters()}
+    found = tensors_in(torch.func.functional_call(module, other, (x,)))
+    module.load_state_dict(module.state_dict() | other)
+    for f, e in zip(found, tensors_in(module(x)), strict=True):
+        assert torch.equal(f, e)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import fastrnn
 from fastrnn import ops
 
 T, B, I, H, P = 4, 3, 5, 6, 2  # noqa: E741
@@ -168,12 +169,25 @@ MODULES: dict[str, tuple[str, dict[str, Any], list[int]]] = {
     "LSTM projected": ("LSTM", {"proj_size": P, "batch_first": True}, [B, T, I]),
     "LSTM unbatched": ("LSTM", {}, [T, I]),
     "GRU": ("GRU", {"num_layers": 2, "bidirectional": True}, [T, B, I]),
+    "LSTM without f": ("LSTM", {"gates": "io", "proj_size": P}, [T, B, I]),
+    "LSTM peephole": ("LSTM", {"peephole": True, "bidirectional": True}, [T, B, I]),
+    "GRU before": ("GRU", {"reset_after": False, "batch_first": True}, [B, T, I]),
+    "MUT1": ("MUT1", {"num_layers": 2, "bidirectional": True}, [T, B, I]),
+    "MUT2": ("MUT2", {"num_layers": 2}, [T, B, I]),
+    "MUT3": ("MUT3", {}, [T, B, I]),
+    "LSTMCell peephole": ("LSTMCell", {"peephole": True}, [B, I]),
+    "MUT1Cell": ("MUT1Cell", {}, [B, I]),
     "RNN tanh": ("RNN", {}, [T, B, I]),
     "RNN relu": ("RNN", {"nonlinearity": "relu", "batch_first": True}, [B, T, I]),
     "LSTMCell": ("LSTMCell", {}, [B, I]),
     "GRUCell": ("GRUCell", {}, [B, I]),
     "RNNCell": ("RNNCell", {}, [B, I]),
 }
+
+
+def made(name: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return getattr(fastrnn, name)(I, H, dtype=torch.float64, **options)
 
 
 def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -184,7 +198,7 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
 
 @pytest.mark.parametrize("name, options, shape", MODULES.values(), ids=MODULES)
 def test_compiled_without_breaks(name: str, options: dict[str, Any], shape: list[int]) -> None:
-    _, module = twins(name, I, H, **options)
+    module = made(name, **options)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     x = draw(*shape).requires_grad_()
     assert_same_bits(outcome(module, x, call=compiled), outcome(module, x))
@@ -288,7 +302,7 @@ def test_inductor() -> None:
 
 @pytest.mark.parametrize("name, options, shape", MODULES.values(), ids=MODULES)
 def test_export(name: str, options: dict[str, Any], shape: list[int]) -> None:
-    _, module = twins(name, I, H, **options)
+    module = made(name, **options)
     dynamic = {i: Dim(f"size_{i}", min=1, max=64) for i in range(len(shape) - 1)}
     program = export(module, (draw(*shape),), dynamic_shapes=(dynamic,))
     exported = program.module()
