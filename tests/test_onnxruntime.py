@@ -84,7 +84,10 @@ def test_equals_onnx_runtime(layer: tuple, bidirectional: bool) -> None:
             )
             for key, t in feed.items()
         ],
-        [onnx.helper.make_tensor_value_info(key, kinds.FLOAT, None) for key in node.output],
+        [
+            onnx.helper.make_tensor_value_info(key, kinds.FLOAT, [None] * rank)
+            for key, rank in zip(node.output, (4, 3, 3))
+        ],
     )
     opsets = [onnx.helper.make_opsetid("", 14)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
