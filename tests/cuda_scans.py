@@ -101,7 +101,7 @@ class Scan:
     def states(self) -> int:
         return ops.CELLS[self.cell].states
 
-    def arguments(self) -> tuple:
+    def arguments(self) -> reference.Inputs:
         generator = torch.Generator().manual_seed(2 * self.seed)
 
         def draw(*shape: int, scale: float = 1.0) -> Tensor:
@@ -119,7 +119,7 @@ class Scan:
         if self.batch_sizes:
             leading = (sum(self.batch_sizes),)
         sizes = [output] + [self.H] * (self.states - 1)
-        return (
+        return reference.Inputs(
             self.cell,
             draw(*leading, input_size, scale=self.scale),
             [draw(directions, self.B, s, scale=self.scale) for s in sizes] if self.initial else [],
@@ -162,11 +162,14 @@ class Scan:
     def exact(self) -> dict[str, Tensor]:
         """The same by the reference in float64, from the values as the scan's own type holds
         them."""
-        cell, x, states, weights, *rest = self.arguments()
-        leaves = [t.double().requires_grad_() for t in (x, *states, *weights)]
-        x, states, weights = leaves[0], leaves[1 : 1 + len(states)], leaves[1 + len(states) :]
-        y, last, steps = reference.scan(cell, x, states, weights, *rest)
-        out = [y, *last, *steps]
+        inputs = self.arguments()
+        states, weights = (
+            [t.double().requires_grad_() for t in tensors]
+            for tensors in (inputs.states, inputs.weights)
+        )
+        x = inputs.x.double().requires_grad_()
+        y, last, steps = reference.scan(inputs._replace(x=x, states=states, weights=weights))
+        out, leaves = [y, *last, *steps], [x, *states, *weights]
         backward = torch.autograd.grad(out, leaves, self.grads(out), materialize_grads=True)
         return self.named(out, backward)
 
