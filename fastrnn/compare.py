@@ -5,8 +5,10 @@ started. A round times one block of calls of each provider, in an order that alt
 to round; a ratio is the median of the ratios within the rounds, so that what disturbs the machine
 for longer than a round disturbs both sides of it.
 
-There are two sets of providers. PROVIDERS has torch.nn, for the layers that it knows: lstm, gru, rnn.
-EQUATIONS has every cell as one would write it in plain PyTorch, as it is and under torch.compile.
+There are two sets of providers. PROVIDERS has torch.nn, for its layers: lstm, gru and rnn.
+EQUATIONS has every cell as one would write it in plain PyTorch: the input projection of the whole
+sequence as one product, then a loop over the steps. "loop" runs it as it is, "compiled" compiles
+the step by torch.compile.
 """
 
 from __future__ import annotations
@@ -176,6 +178,7 @@ def _products(cell: str) -> list[tuple[int, int]]:
     return found
 
 
+# The step is compiled, not the loop: to compile 100 steps of an LSTM takes inductor minutes.
 EQUATIONS: dict[str, Factory] = {
     LOOP: partial(_loop, False),
     COMPILED: partial(_loop, True),
@@ -308,7 +311,8 @@ class Result:
         return self.case.flops / self.us(provider) / 1e3
 
     def ratio(self, provider: str = OURS, peer: str | None = None) -> float:
-        """How many times as fast as the peer, by default the first one: the median of the rounds' ratios."""
+        """How many times as fast as the peer, by default the first one: the median of the rounds'
+        ratios."""
         return median(self._ratios(provider, peer))
 
     def spread(self, provider: str = OURS, peer: str | None = None) -> float:
@@ -328,7 +332,12 @@ class Comparison:
         MismatchError: the results of a provider are not those of the first.
     """
 
-    def __init__(self, case: Case, providers: Mapping[str, Factory] = PROVIDERS) -> None:
+    def __init__(
+        self,
+        case: Case,
+        providers: Mapping[str, Factory] = PROVIDERS,
+        block_seconds: float = BLOCK_SECONDS,
+    ) -> None:
         self.case = case
         kind = {"device": case.device, "dtype": case.dtype}
         steps, batch, inputs, hidden = case.shape
@@ -344,7 +353,9 @@ class Comparison:
         for name, run in others:
             run.module.load_state_dict(first.module.state_dict())
             check(run.results(), expected, f"{name}, {case.cell} {case.shape}")
-        self.calls = {name: _calls_in_a_block(run) for name, run in self.runs.items()}
+        self.calls = {
+            name: _calls_in_a_block(run, block_seconds) for name, run in self.runs.items()
+        }
         self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
 
     def order(self, round: int) -> list[str]:
@@ -366,8 +377,8 @@ class Comparison:
         return Result(self.case, self.seconds)
 
 
-def _calls_in_a_block(run: Run) -> int:
+def _calls_in_a_block(run: Run, block_seconds: float) -> int:
     calls = 1
-    while (seconds := run.seconds(calls)) < BLOCK_SECONDS / 5:
+    while (seconds := run.seconds(calls)) < block_seconds / 5:
         calls *= 2
-    return max(1, round(calls * BLOCK_SECONDS / seconds))
+    return max(1, round(calls * block_seconds / seconds))
