@@ -2,6 +2,7 @@
 
 pytest bench                                          all of it, some minutes
 pytest bench --shapes 100,16,128,128 --cells gru      a part of it
+pytest bench --cells all                              every cell, against plain PyTorch
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ import torch
 from chart import draw
 
 from fastrnn import report
-from fastrnn.compare import GATES, PASSES, ROUNDS, SHAPES, Case, Result, Shape
+from fastrnn.compare import (
+    EQUATIONS_ROUNDS,
+    GATES,
+    MODULES,
+    PASSES,
+    ROUNDS,
+    SHAPES,
+    Case,
+    Result,
+    Shape,
+)
 from fastrnn.machine import Machine
 
 FOLDER = Path(__file__).parent / "results"
@@ -28,16 +39,27 @@ def _shapes(text: str) -> list[Shape]:
 
 
 def _cells(text: str) -> list[str]:
-    cells = text.split(",")
-    if not set(cells) <= GATES.keys():
+    """Those of torch.nn alone, or any of all."""
+    cells = [*MODULES] if text == "all" else text.split(",")
+    if not (set(cells) <= GATES.keys() or set(cells) <= MODULES.keys()):
         raise ValueError(f"no such cell among {text!r}")
     return cells
+
+
+def _against_torch(config: pytest.Config) -> bool:
+    """Whether the peer is torch.nn. Otherwise there is a cell that it does not have."""
+    return set(config.option.cells or GATES) <= GATES.keys()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastrnn")
     group.addoption("--shapes", type=_shapes, help='"T,B,I,H T,B,I,H ..." (default: eight)')
-    group.addoption("--cells", type=_cells, help="of lstm,gru,rnn (default: all)")
+    group.addoption(
+        "--cells",
+        type=_cells,
+        help="of lstm,gru,rnn, against torch.nn (default: all three); all, or a "
+        "list with another cell, against plain PyTorch",
+    )
     group.addoption("--dtype", default="float32", help="float32, float64, float16 or bfloat16")
     group.addoption("--device", type=torch.device, default=torch.device("cpu"))
     group.addoption("--threads", type=int, help="of the CPU (default: torch's)")
@@ -80,6 +102,11 @@ def machine(request: pytest.FixtureRequest) -> Machine:
     return found
 
 
+@pytest.fixture(scope="session")
+def against_torch(request: pytest.FixtureRequest) -> bool:
+    return _against_torch(request.config)
+
+
 @pytest.fixture
 def results(request: pytest.FixtureRequest) -> list[Result]:
     """Where a benchmark leaves its result."""
@@ -95,16 +122,22 @@ def pytest_terminal_summary(
         return
     machine, option = config.stash[MACHINE], config.option
     # A part of the results does not overwrite the whole.
-    part = "-part" if option.shapes or option.cells or option.keyword else ""
-    name = f"{option.device.type}-{machine.slug}-{machine.dtype}{part}"
+    torch_only = _against_torch(config)
+    part_of_cells = option.cells and option.cells != [*MODULES]
+    part = "-part" if option.shapes or part_of_cells or option.keyword else ""
+    cells = "" if torch_only else "-cells"
+    name = f"{option.device.type}-{machine.slug}-{machine.dtype}{cells}{part}"
     target: Path = option.results or FOLDER / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = report.document(results, machine, ROUNDS)
+    if torch_only:
+        text = report.document(results, machine, ROUNDS)
+        draw(results, machine, target.with_name(f"{target.name}.png"))
+    else:
+        text = report.cells_document(results, machine, EQUATIONS_ROUNDS)
     target.with_name(f"{target.name}.md").write_text(f"# Speed\n\n{text}", "utf-8")
     target.with_name(f"{target.name}.json").write_text(
         json.dumps(report.as_json(results, machine), indent=1) + "\n", "utf-8"
     )
-    draw(results, machine, target.with_name(f"{target.name}.png"))
-    terminalreporter.section("fastrnn and torch.nn")
+    terminalreporter.section("fastrnn and torch.nn" if torch_only else "fastrnn and plain PyTorch")
     terminalreporter.write_line(text)
-    terminalreporter.write_line(f"written to {target}.md, .json and .png")
+    terminalreporter.write_line(f"written to {target}.*")

@@ -1,11 +1,21 @@
-"""The speed of every cell, pass and shape, against torch.nn in turns; the results must agree."""
+"""The speed of every cell, pass and shape, against its peers in turns; the results must agree."""
 
 from __future__ import annotations
 
 from itertools import count
 from typing import TYPE_CHECKING
 
-from fastrnn.compare import OURS, ROUNDS, Case, Comparison, Result
+from fastrnn.compare import (
+    BLOCK_SECONDS,
+    EQUATIONS,
+    EQUATIONS_ROUNDS,
+    OURS,
+    PROVIDERS,
+    ROUNDS,
+    Case,
+    Comparison,
+    Result,
+)
 from fastrnn.machine import Machine
 
 if TYPE_CHECKING:
@@ -13,10 +23,17 @@ if TYPE_CHECKING:
 
 
 def test_speed(
-    benchmark: BenchmarkFixture, case: Case, machine: Machine, results: list[Result]
+    benchmark: BenchmarkFixture,
+    case: Case,
+    machine: Machine,
+    results: list[Result],
+    against_torch: bool,
 ) -> None:
     """The fixture's own figures are those of a block of fastrnn's calls."""
-    comparison = Comparison(case)
+    if against_torch:
+        comparison, times = Comparison(case, PROVIDERS), ROUNDS
+    else:  # four times the cases, and slow peers
+        comparison, times = Comparison(case, EQUATIONS, BLOCK_SECONDS / 3), EQUATIONS_ROUNDS
     rounds = count()
     order: list[str] = []
 
@@ -29,7 +46,7 @@ def test_speed(
         for name in order[order.index(OURS) + 1 :]:
             comparison.time(name)
 
-    benchmark.pedantic(lambda: comparison.time(OURS), setup=before, teardown=after, rounds=ROUNDS)
+    benchmark.pedantic(lambda: comparison.time(OURS), setup=before, teardown=after, rounds=times)
     if benchmark.disabled:  # --benchmark-disable: only the results were to be checked
         return
     result = comparison.result()

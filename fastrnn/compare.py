@@ -4,26 +4,34 @@ Every provider gets the same weights and inputs, and must give the same results 
 started. A round times one block of calls of each provider, in an order that alternates from round
 to round; a ratio is the median of the ratios within the rounds, so that what disturbs the machine
 for longer than a round disturbs both sides of it.
+
+There are two sets of providers. PROVIDERS has torch.nn, for its layers: lstm, gru and rnn.
+EQUATIONS has every cell as one would write it in plain PyTorch: the input projection of the whole
+sequence as one product, then a loop over the steps. "loop" runs it as it is, "compiled" compiles
+the step by torch.compile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, median_low, quantiles
 from time import perf_counter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from . import modules
+from . import modules, ops, reference
 
 OURS, PEER = "fastrnn", "torch.nn"
+LOOP, COMPILED = "loop", "compiled"
 CPU = torch.device("cpu")
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 PASSES = {"forward": False, "training": True}
-ROUNDS = 9
+ROUNDS, EQUATIONS_ROUNDS = 9, 5
 BLOCK_SECONDS = 0.1
 
 # How far two correct results may lie apart: the norm of their difference, relative to the norm. The
@@ -86,6 +94,97 @@ def _layers_of(package: object) -> Factory:
 
 PROVIDERS: dict[str, Factory] = {PEER: _layers_of(nn), OURS: _layers_of(modules)}
 
+# Every cell as a module.
+MODULES: dict[str, Callable[[int, int], nn.Module]] = {
+    "rnn_tanh": modules.RNN,
+    "rnn_relu": partial(modules.RNN, nonlinearity="relu"),
+    "lstm": modules.LSTM,
+    "lstm_f": partial(modules.LSTM, gates="io"),
+    "lstm_i": partial(modules.LSTM, gates="fo"),
+    "lstm_o": partial(modules.LSTM, gates="if"),
+    "lstm_peephole": partial(modules.LSTM, peephole=True),
+    "gru": modules.GRU,
+    "gru_before": partial(modules.GRU, reset_after=False),
+    "mut1": modules.MUT1,
+    "mut2": modules.MUT2,
+    "mut3": modules.MUT3,
+}
+
+
+def _fused(cell: str, inputs: int, hidden: int) -> nn.Module:
+    return MODULES[cell](inputs, hidden)
+
+
+def _loop(compiles: bool, cell: str, inputs: int, hidden: int) -> nn.Module:
+    """The same module, and so the same parameters, with a loop in plain PyTorch as its forward."""
+    layer = MODULES[cell](inputs, hidden)
+    step = _step
+    if compiles:
+        torch.compiler.reset()  # beyond eight versions of a function, torch.compile gives up
+        step = torch.compile(_step, dynamic=True)
+    layer.forward = partial(_run_loop, cell, layer, step)
+    return layer
+
+
+def _run_loop(
+    cell: str, layer: nn.Module, step: Callable[..., Sequence[Tensor]], x: Tensor
+) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+    form, own = reference.CELLS[cell], reference.Weights.of(cell, list(layer.parameters()))
+    hidden = layer.hidden_size
+    states: Sequence[Tensor] = [x.new_zeros(x.shape[1], hidden) for _ in range(form.states)]
+    peepholes = () if own.peephole is None else (own.peephole.chunk(len(form.peepholes)),)
+    blocks = own.ih.shape[0] // hidden
+    # What no step waits for is done for the whole sequence at once.
+    from_x = [part.unbind() for part in linear(x, own.ih, own.bias_ih).chunk(blocks, -1)]
+    if blocks < len(form.x):
+        from_x.insert(form.x.index(form.itself), x.unbind())
+    products = [
+        tuple(w[first * hidden : (first + count) * hidden] for w in (own.hh, own.bias_hh))
+        for first, count in _products(cell)
+    ]
+    every = []
+    for parts in zip(*from_x, strict=True):
+        states = step(form.step, parts, products, states, *peepholes)
+        every.append(states[0])
+    last = tuple(s[None] for s in states)
+    return torch.stack(every), last if len(last) > 1 else last[0]
+
+
+def _step(
+    equations: Callable[..., tuple[Tensor, ...]],
+    from_x: Sequence[Tensor],
+    products: Sequence[tuple[Tensor, Tensor]],
+    states: Sequence[Tensor],
+    *peepholes: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    weights = iter(products)
+
+    def recurrent(operand: Tensor, first: int, count: int) -> Sequence[Tensor]:
+        return linear(operand, *next(weights)).chunk(count, -1)
+
+    return equations(from_x, recurrent, states, *peepholes)
+
+
+def _products(cell: str) -> list[tuple[int, int]]:
+    """The recurrent products of a step in their order: each one's first block and their number."""
+    form, found, zero = reference.CELLS[cell], [], torch.zeros(1)
+
+    def recurrent(operand: Tensor, first: int, count: int) -> Sequence[Tensor]:
+        found.append((first, count))
+        return [zero] * count
+
+    peepholes = ([zero] * len(form.peepholes),) if form.peepholes else ()
+    form.step([zero] * len(form.x), recurrent, [zero] * form.states, *peepholes)
+    return found
+
+
+# The step is compiled, not the loop: to compile 100 steps of an LSTM takes inductor minutes.
+EQUATIONS: dict[str, Factory] = {
+    LOOP: partial(_loop, False),
+    COMPILED: partial(_loop, True),
+    OURS: _fused,
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -101,16 +200,24 @@ class Case:
     device: torch.device = CPU
 
     @property
+    def blocks(self) -> tuple[int, int]:
+        """How many blocks of H rows weight_ih and weight_hh have."""
+        cell = ops.CELLS["rnn_tanh" if self.cell == "rnn" else self.cell]
+        takes_x = cell.takes_x and self.shape.I == self.shape.H
+        return cell.x_blocks - takes_x, cell.h_blocks
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of a step's matrix products; backward has twice forward's."""
         _, batch, inputs, hidden = self.shape
-        forward = 2 * batch * GATES[self.cell] * hidden * (inputs + hidden)
+        x_blocks, h_blocks = self.blocks
+        forward = 2 * batch * hidden * (x_blocks * inputs + h_blocks * hidden)
         return 3 * forward if self.training else forward
 
     @property
     def recurrent_bytes(self) -> int:
         """What a step has to read of weight_hh: once forward, once more backward."""
-        once = GATES[self.cell] * self.shape.H**2 * self.dtype.itemsize
+        once = self.blocks[1] * self.shape.H**2 * self.dtype.itemsize
         return 2 * once if self.training else once
 
 
@@ -186,28 +293,35 @@ class Result:
         """Microseconds a step, the median of all rounds."""
         return median(self.seconds[provider]) / self.case.shape.T * 1e6
 
-    def typical_us(self, provider: str = OURS, peer: str = PEER) -> tuple[float, float]:
+    @property
+    def peers(self) -> list[str]:
+        """The providers but ours."""
+        return [name for name in self.seconds if name != OURS]
+
+    def typical_us(self, provider: str = OURS, peer: str | None = None) -> tuple[float, float]:
         """The peer's and the provider's microseconds a step in the round whose ratio is the median:
         the quotient of these is what ratio says, which that of two medians need not be."""
         ratios = self._ratios(provider, peer)
         round = ratios.index(median_low(ratios))
-        theirs, ours = (self.seconds[p][round] / self.case.shape.T * 1e6 for p in (peer, provider))
+        pair = (peer or self.peers[0], provider)
+        theirs, ours = (self.seconds[p][round] / self.case.shape.T * 1e6 for p in pair)
         return theirs, ours
 
     def gflops(self, provider: str = OURS) -> float:
         return self.case.flops / self.us(provider) / 1e3
 
-    def ratio(self, provider: str = OURS, peer: str = PEER) -> float:
-        """How many times as fast as the peer: the median of the rounds' ratios."""
+    def ratio(self, provider: str = OURS, peer: str | None = None) -> float:
+        """How many times as fast as the peer, by default the first one: the median of the rounds'
+        ratios."""
         return median(self._ratios(provider, peer))
 
-    def spread(self, provider: str = OURS, peer: str = PEER) -> float:
+    def spread(self, provider: str = OURS, peer: str | None = None) -> float:
         """The upper quartile of the rounds' ratios over the lower one; near 1 if undisturbed."""
         lower, _, upper = quantiles(self._ratios(provider, peer), method="inclusive")
         return upper / lower
 
-    def _ratios(self, provider: str, peer: str) -> list[float]:
-        pairs = zip(self.seconds[peer], self.seconds[provider], strict=True)
+    def _ratios(self, provider: str, peer: str | None) -> list[float]:
+        pairs = zip(self.seconds[peer or self.peers[0]], self.seconds[provider], strict=True)
         return [theirs / own for theirs, own in pairs]
 
 
@@ -218,7 +332,12 @@ class Comparison:
         MismatchError: the results of a provider are not those of the first.
     """
 
-    def __init__(self, case: Case, providers: Mapping[str, Factory] = PROVIDERS) -> None:
+    def __init__(
+        self,
+        case: Case,
+        providers: Mapping[str, Factory] = PROVIDERS,
+        block_seconds: float = BLOCK_SECONDS,
+    ) -> None:
         self.case = case
         kind = {"device": case.device, "dtype": case.dtype}
         steps, batch, inputs, hidden = case.shape
@@ -234,7 +353,9 @@ class Comparison:
         for name, run in others:
             run.module.load_state_dict(first.module.state_dict())
             check(run.results(), expected, f"{name}, {case.cell} {case.shape}")
-        self.calls = {name: _calls_in_a_block(run) for name, run in self.runs.items()}
+        self.calls = {
+            name: _calls_in_a_block(run, block_seconds) for name, run in self.runs.items()
+        }
         self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
 
     def order(self, round: int) -> list[str]:
@@ -256,8 +377,8 @@ class Comparison:
         return Result(self.case, self.seconds)
 
 
-def _calls_in_a_block(run: Run) -> int:
+def _calls_in_a_block(run: Run, block_seconds: float) -> int:
     calls = 1
-    while (seconds := run.seconds(calls)) < BLOCK_SECONDS / 5:
+    while (seconds := run.seconds(calls)) < block_seconds / 5:
         calls *= 2
-    return max(1, round(calls * BLOCK_SECONDS / seconds))
+    return max(1, round(calls * block_seconds / seconds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
-from .compare import OURS, PASSES, PEER, Result, Shape
+from .compare import COMPILED, LOOP, OURS, PASSES, PEER, Result, Shape
 from .machine import Machine
 
 BUSY = 1.15
@@ -108,6 +108,49 @@ def document(results: Sequence[Result], machine: Machine, rounds: int) -> str:
     )
 
 
+def cells_document(results: Sequence[Result], machine: Machine, rounds: int) -> str:
+    """A table for each pass: every cell at every shape, against plain PyTorch."""
+    shapes = list(by_shape(results))
+    cells = list(dict.fromkeys(r.case.cell for r in results))
+    text = (
+        f"{machine.name}, {machine.isa}, {machine.threads} threads, {machine.dtype}; "
+        f"{machine.versions}; {machine.date}.\n\n"
+        f"Microseconds a step of {OURS}, how many times as fast that is as the same equations in a "
+        f"loop of plain PyTorch ({LOOP}), and as that loop with its step under torch.compile "
+        f"({COMPILED}: the step alone, because to compile all steps as one takes minutes). The "
+        "loop has the input projection of the whole sequence as one product. All three ran in "
+        "turns in one process, with the same weights and inputs, and had to give the same results "
+        f"first; medians of {rounds} rounds. Training is forward and backward, to the input and "
+        "all weights."
+    )
+    parts = [text]
+    for name, training in PASSES.items():
+        of_pass = [r for r in results if r.case.training == training]
+        if not of_pass:
+            continue
+        found = {(r.case.cell, r.case.shape): r for r in of_pass}
+        rows = [_row(f"{name}: {OURS}, {LOOP}, {COMPILED}", [*map(str, shapes), "geometric mean"])]
+        rows.append(_row("---", ["---"] * (len(shapes) + 1)))
+        for cell in cells:
+            of_cell = [found[cell, shape] for shape in shapes if (cell, shape) in found]
+            entries = [f"{_short(r.us())}, {_gains(r)}" for r in of_cell]
+            rows.append(_row(cell, [*entries, _mean_gains(of_cell)]))
+        rows.append(_row("geometric mean", [""] * len(shapes) + [_mean_gains(of_pass)]))
+        parts.append("\n".join(rows))
+    return "\n\n".join([*parts, disturbance(results)]) + "\n"
+
+
+def _gains(result: Result) -> str:
+    return f"**{result.ratio(peer=LOOP):.2f}x**, {result.ratio(peer=COMPILED):.2f}x"
+
+
+def _mean_gains(results: Sequence[Result]) -> str:
+    loop, compiled = (
+        geometric_mean(r.ratio(peer=peer) for r in results) for peer in (LOOP, COMPILED)
+    )
+    return f"**{loop:.2f}x**, {compiled:.2f}x"
+
+
 def as_json(results: Sequence[Result], machine: Machine) -> dict:
     """The same, and every round's time, for programs."""
     return {
@@ -120,6 +163,7 @@ def as_json(results: Sequence[Result], machine: Machine) -> dict:
                 "us_per_step": {name: r.us(name) for name in r.seconds},
                 "gflops": {name: r.gflops(name) for name in r.seconds},
                 "ratio": r.ratio(),
+                "ratios": {peer: r.ratio(peer=peer) for peer in r.peers},
                 "spread": r.spread(),
                 "floor_us": machine.floor_us(r.case),
                 "seconds_per_call": r.seconds,
