@@ -14,7 +14,20 @@ import torch
 from torch import nn
 
 import fastrnn
-from fastrnn.compare import GATES, PROVIDERS, Case, Comparison, MismatchError, Shape
+from fastrnn import ops
+from fastrnn.compare import (
+    COMPILED,
+    EQUATIONS,
+    GATES,
+    LOOP,
+    MODULES,
+    OURS,
+    PROVIDERS,
+    Case,
+    Comparison,
+    MismatchError,
+    Shape,
+)
 
 TINY = Shape(2, 2, 3, 4)
 
@@ -132,3 +145,26 @@ def test_comparison_counts_what_it_times() -> None:
     assert result.ratio("torch.nn") == 1
     theirs, ours = result.typical_us()
     assert result.ratio() == pytest.approx(theirs / ours)
+
+
+def test_every_cell_is_compared() -> None:
+    assert MODULES.keys() == ops.CELLS.keys()
+
+
+# Its step takes x itself where there are as many inputs as hidden units.
+@pytest.mark.parametrize("shape", [TINY, Shape(2, 2, 4, 4)], ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["forward", "training"])
+@pytest.mark.parametrize("cell", MODULES)
+def test_loops_in_plain_pytorch_agree(cell: str, training: bool, shape: Shape) -> None:
+    providers = {name: EQUATIONS[name] for name in (LOOP, OURS)}
+    case = Case(cell, shape, training, torch.float64)
+    comparison = Comparison(case, providers, block_seconds=1e-6)
+    assert comparison.run(rounds=2).peers == [LOOP]
+    layer = comparison.runs[OURS].module
+    weights = layer.weight_ih_l0.numel() + layer.weight_hh_l0.numel()
+    assert case.flops == (3 if training else 1) * 2 * shape.B * weights
+
+
+def test_a_compiled_step_agrees() -> None:
+    providers = {name: EQUATIONS[name] for name in (COMPILED, OURS)}
+    Comparison(Case("mut1", TINY, True), providers, block_seconds=1e-6)
