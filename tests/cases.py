@@ -191,9 +191,9 @@ def assert_as_accurate_as_torch(case: Case) -> None:
         names = [name for worse in draws for name in worse]
         worse = {name: f"{names.count(name)} of 7 draws" for name in names if names.count(name) > 3}
     else:
-        worse = less_accurate_than_torch(
-            case, range(min(30, 1 + 400 // (case.T * case.B * case.H)))
-        )
+        sequence, state = case.T * case.B * case.H, case.B * (case.proj or case.H)
+        draws = min(30, 1 + max(400 // sequence, 100 // state))
+        worse = less_accurate_than_torch(case, range(draws))
     assert not worse, f"{case}: {worse}"
 
 

@@ -302,6 +302,32 @@ std::pair<Numbers, std::tuple<Numbers, Numbers, Numbers, Numbers>> run_cell(Numb
   return {after, layer.backward(grad)};
 }
 
+// What the contract forbids is found.
+template <class... P>
+struct Broken {
+  static constexpr int kStates = 1;
+  using Phases = List<P...>;
+};
+template <class Cell>
+inline constexpr Faults kFaults =
+    find_faults<Cell>(make_layout<Cell>(PhasesOf<Cell>{}), PhasesOf<Cell>{});
+
+template <Gate kGate, int kMade, unsigned kStates>
+struct PhaseOfGate : Phase {
+  static constexpr Gates<1> kGates{{kGate}};
+  static constexpr int kOperands = kMade;
+  static constexpr unsigned kWrites = kStates;
+};
+using Makes = PhaseOfGate<Gate{'a'}, 1, kNoStates>;
+static_assert(!kFaults<Broken<Makes, PhaseOfGate<Gate{'b', kWx, 1}, 0, kOnlyH>>>.any());
+static_assert(kFaults<Broken<PhaseOfGate<Gate{'a'}, 0, kNoStates>>>.states);
+static_assert(
+    kFaults<Broken<PhaseOfGate<Gate{'a'}, 1, kOnlyH>, PhaseOfGate<Gate{'b', kWx, 1}, 0, kOnlyH>>>.states);
+static_assert(kFaults<Broken<PhaseOfGate<Gate{'a', kNoX, kNoOperand}, 0, kOnlyH>>>.gates);
+static_assert(kFaults<Broken<PhaseOfGate<Gate{'a', kWx, 1}, 0, kOnlyH>>>.operands);
+static_assert(kFaults<Broken<Makes, PhaseOfGate<Gate{'b'}, 0, kOnlyH>>>.operands);
+static_assert(kFaults<Broken<PhaseOfGate<Gate{'a', kX}, 0, kOnlyH>>>.x);
+
 // ---- addresses and plans ------------------------------------------------------------------------
 
 // In elements, from a row of features of a sequence and of a state.
@@ -321,7 +347,7 @@ int64_t packed_offset(std::vector<int64_t> first, int64_t row_stride, int64_t st
   return schedule.offset({nullptr, row_stride, row_stride}, step, row);
 }
 
-int64_t state_offset(int64_t direction_stride, int64_t row_stride, int64_t direction, int64_t row) {
+int64_t state_offset(int64_t direction_stride, int64_t row_stride, int direction, int64_t row) {
   ScanParams p;
   const Slice slice{p, 0, 0, direction, row, 1, 0, 1, 1};
   const State s{nullptr, direction_stride, row_stride};

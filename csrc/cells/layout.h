@@ -57,7 +57,7 @@ struct PhaseLayout {
 };
 
 // Gradients at [place, place + count) of blocks [block, block + count) of weight_ih.
-struct Run {
+struct Span {
   int block = 0, place = 0, count = 0;
 };
 
@@ -75,8 +75,8 @@ struct CellLayout {
   Size operand_size[kMaxOperands] = {};
   Product operand_product[kMaxOperands] = {};  // all gates that multiply it
   // In a row of gradients.
-  int x_runs = 0;
-  Run x_run[kMaxGates];
+  int x_spans = 0;
+  Span x_span[kMaxGates];
   int weights_place = 0;
   int grad_blocks = 0;         // of hidden size
   int output_grad_blocks = 0;  // of output size, behind them
@@ -170,11 +170,11 @@ struct LayoutBuilder {
       for (const GateLayout& gate : cell.gate) {
         if (gate.x_block == block) place = gate.place;
       }
-      Run& run = cell.x_run[cell.x_runs ? cell.x_runs - 1 : 0];
-      if (cell.x_runs && run.place + run.count == place) {
-        ++run.count;
+      Span& span = cell.x_span[cell.x_spans ? cell.x_spans - 1 : 0];
+      if (cell.x_spans && span.place + span.count == place) {
+        ++span.count;
       } else {
-        cell.x_run[cell.x_runs++] = {block, place, 1};
+        cell.x_span[cell.x_spans++] = {block, place, 1};
       }
     }
   }

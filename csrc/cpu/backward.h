@@ -177,9 +177,9 @@ class Backward {
         .rows = s_.active_rows(), .features = p_.input_size, .grad_stride = work_.grad_stride};
     for (int64_t d = 0; d < p_.directions; ++d) {
       const C* grads = work_.grads(d, 0);
-      for (int run = 0; run < cell_.x_runs; ++run) {
+      for (int run = 0; run < cell_.x_spans; ++run) {
         job.products.push_back(
-            {&work_.input_weights(d, run), grads + cell_.x_run[run].place * p_.hidden_size});
+            {&work_.input_weights(d, run), grads + cell_.x_span[run].place * p_.hidden_size});
       }
       if (cell_.takes_x()) job.addends.push_back(grads + cell_.x_place * p_.hidden_size);
     }
@@ -216,8 +216,8 @@ class Backward {
                         .bias = bias ? static_cast<T*>(bias) + first : nullptr});
       };
       const Weights& grad = p_.grad_weights[d];
-      for (int i = 0; i < cell_.x_runs; ++i) {
-        const auto& [block, place, blocks] = cell_.x_run[i];
+      for (int i = 0; i < cell_.x_spans; ++i) {
+        const auto& [block, place, blocks] = cell_.x_span[i];
         add(place * hidden, blocks * hidden, x, p_.input_size, grad.ih, grad.bias_ih,
             block * hidden);
       }

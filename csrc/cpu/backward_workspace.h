@@ -62,7 +62,7 @@ struct BackwardWorkspace : Workspace<Arch, T> {
     int count = 0;
     for (int64_t d = 0; d < p.directions; ++d) {
       for (int q = 0; q < cell.operands; ++q) all[count++] = &weights_[d].operand[q];
-      for (int i = 0; p.grad_x.data && i < cell.x_runs; ++i) all[count++] = &weights_[d].input[i];
+      for (int i = 0; p.grad_x.data && i < cell.x_spans; ++i) all[count++] = &weights_[d].input[i];
     }
     pack_all(all, count, pool);
   }
@@ -101,8 +101,8 @@ struct BackwardWorkspace : Workspace<Arch, T> {
                                   units, few_rows() ? 0 : rows};
         this->share_by(cell.operand_size[q], weights_[d].operand[q].vectors());
       }
-      for (int run = 0; p.grad_x.data && run < cell.x_runs; ++run) {
-        const auto& [block, _, count] = cell.x_run[run];
+      for (int run = 0; p.grad_x.data && run < cell.x_spans; ++run) {
+        const auto& [block, _, count] = cell.x_span[run];
         weights_[d].input[run] = {static_cast<const T*>(w.ih) + block * hidden * p.input_size,
                                   count * hidden, p.input_size, few_rows() ? 0 : s.active_rows()};
       }

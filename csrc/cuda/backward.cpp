@@ -115,8 +115,8 @@ class Backward : public Run {
   // Each run of W_ih's blocks adds a product; both directions are one where their runs meet.
   void write_grad_x() {
     const int64_t features = p.input_size, hidden = p.hidden_size;
-    const bool one_run = cell.x_runs == 1 && cell.x_run[0].count * hidden == row_;
-    const int64_t count = one_run ? 1 : p.directions * cell.x_runs;
+    const bool one_run = cell.x_spans == 1 && cell.x_span[0].count * hidden == row_;
+    const int64_t count = one_run ? 1 : p.directions * cell.x_spans;
     const bool direct = count == 1 && !cell.takes_x();
     if (direct) {
       const bool compact = is_compact(p.grad_x, features);
@@ -126,7 +126,7 @@ class Backward : public Run {
       if (one_run) {
         gemm.multiply(grad, {grads_, s.active_rows(), columns, columns}, input_weights());
       } else {
-        gemm.multiply(grad, blocks(0, cell.x_run[0].place, cell.x_run[0].count), x_rows_of(0, 0));
+        gemm.multiply(grad, blocks(0, cell.x_span[0].place, cell.x_span[0].count), x_rows_of(0, 0));
       }
       if (!compact) {
         launch_rows(sequence.scatter, RowsArgs{p.schedule, p.grad_x, grad.data, features});
@@ -138,10 +138,10 @@ class Backward : public Run {
                    .grad_row = row_,
                    .x_place = cell.x_place < 0 ? -1 : cell.x_place * hidden};
     for (int d = 0; d < p.directions; ++d) {
-      for (int i = 0; i < cell.x_runs; ++i) {
+      for (int i = 0; i < cell.x_spans; ++i) {
         const Matrix product{allocate(s.active_rows() * features * compute), s.active_rows(),
                              features, features};
-        gemm.multiply_to_sums(product, blocks(d, cell.x_run[i].place, cell.x_run[i].count),
+        gemm.multiply_to_sums(product, blocks(d, cell.x_span[i].place, cell.x_span[i].count),
                               x_rows_of(d, i));
         args.products[args.count++] = product.data;
       }
@@ -150,13 +150,13 @@ class Backward : public Run {
   }
 
   // The run's rows of W_ih, or of their gradients.
-  Matrix run_of(void* weights, const fastrnn::Run& run) const {
+  Matrix run_of(void* weights, const Span& run) const {
     const int64_t features = p.input_size;
     return {row(weights, run.block * p.hidden_size, features * element), run.count * p.hidden_size,
             features, features};
   }
   Matrix x_rows_of(int direction, int run) const {
-    return run_of(p.weights[direction].ih, cell.x_run[run]);
+    return run_of(p.weights[direction].ih, cell.x_span[run]);
   }
 
   void write_grad_weights() {
@@ -166,8 +166,8 @@ class Backward : public Run {
     launch_rows(sequence.previous, PreviousArgs{p, operands_[0]}, p.directions);
     for (int d = 0; d < p.directions; ++d) {
       const Weights& grad = p.grad_weights[d];
-      for (int i = 0; i < cell.x_runs; ++i) {
-        const auto& run = cell.x_run[i];
+      for (int i = 0; i < cell.x_spans; ++i) {
+        const auto& run = cell.x_span[i];
         const Matrix gates = blocks(d, run.place, run.count);
         gemm.multiply(run_of(grad.ih, run), gates.transposed(), x);
         if (grad.bias_ih) gemm.sum_rows(row(grad.bias_ih, run.block * hidden, element), gates);

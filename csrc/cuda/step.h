@@ -26,11 +26,11 @@ FRNN_DEVICE Compute<T>* carry_at(const StepArgs& a, const Units& u, int k) {
 }
 
 template <class T>
-FRNN_DEVICE void load_own_weights(const ScanParams& p, const Units& u, int first, int count,
+FRNN_DEVICE void load_own_weights(const ScanParams& p, const Units& u, int count,
                                   Pack<Compute<T>, kPack<T>>* weights) {
   const T* from = static_cast<const T*>(p.weights[u.direction].peephole);
   for (int i = 0; i < count; ++i) {
-    weights[i] = convert<Compute<T>>(load_units(from + (first + i) * p.hidden_size + u.unit, u));
+    weights[i] = convert<Compute<T>>(load_units(from + i * p.hidden_size + u.unit, u));
   }
 }
 
@@ -83,7 +83,7 @@ __global__ void step_forward(const __grid_constant__ StepArgs a) {
     states[k] = load_pack<N>(carry_at<Cell, T>(a, u, k), u.valid, u.whole);
   }
   typename Unit::OwnWeights weights;
-  load_own_weights<T>(p, u, kFirstWeight<Cell, kPhase>, Unit::kWeights, weights);
+  load_own_weights<T>(p, u, Unit::kWeights, weights);
 
   typename Unit::Outputs out;
   Unit::forward(gate, weights, states, out);
@@ -133,7 +133,7 @@ __global__ void step_backward(const __grid_constant__ StepArgs a) {
     const bool reset = starts_over(p, step, row);
     const auto in = Unit::load(p, step, previous, row, reset, u);
     typename Unit::OwnWeights weights;
-    load_own_weights<T>(p, u, kFirstWeight<Cell, kPhase>, Unit::kWeights, weights);
+    load_own_weights<T>(p, u, Unit::kWeights, weights);
     Values<typename Unit::Sums, Unit::kOperands> grad_operand;
     for (int q = 0; q < Unit::kOperands; ++q) {
       const void* from = a.product[Unit::kLayoutOfPhase.first_operand + q];

@@ -53,14 +53,6 @@ FRNN_HD Pack<T, kPack<T>> load_initial(const ScanParams& p, const Units& u, int 
   return load_units(p.at<const T>(p.initial[k], u.direction, u.row) + u.unit, u);
 }
 
-// The phase's first one among the units' own weights of a step.
-template <class Cell, int kPhase>
-inline constexpr int kFirstWeight = [] {
-  int first = 0;
-  for (int i = 0; i < kPhase; ++i) first += kLayout<Cell>.phase[i].weights;
-  return first;
-}();
-
 template <class Cell, int kPhase, class T>
 struct PhaseUnits {
   using P = PhaseOf<Cell, kPhase>;
