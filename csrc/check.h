@@ -259,7 +259,7 @@ class Scan {
     std::string known;
     std::string_view last;
     for (const NamedLayout& cell : kCells) {
-      if (cell.name != last) known += std::string(known.empty() ? "" : ", ") + cell.name;
+      if (cell.name != last) known.append(known.empty() ? "" : ", ").append(cell.name);
       last = cell.name;
     }
     FRNN_CHECK(false, "Unknown cell '", args_.cell, "'; there are ", known);

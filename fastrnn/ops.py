@@ -101,7 +101,7 @@ CELLS = _cells()
 
 def scan(inputs: Inputs, save: bool = False) -> Output:
     """functional.layer without autocast; save is its all_states."""
-    cell, x, states, weights, *_ = inputs
+    cell, x, states, weights = inputs[:4]
     if _needs_grad(x, states, weights) or _transformed():
         layer, tensors = _flatten(inputs)
         if torch.compiler.is_compiling():

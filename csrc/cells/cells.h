@@ -37,7 +37,7 @@
 namespace fastrnn {
 
 struct NamedLayout {
-  const char* name;
+  std::string_view name;
   const CellLayout& layout;
 };
 
@@ -52,7 +52,7 @@ static_assert(
     [] {
       for (const NamedLayout* a = std::begin(kCells); a + 1 != std::end(kCells); ++a) {
         const auto& [name, cell] = a[1];
-        if (std::string_view(a->name) != name) continue;
+        if (a->name != name) continue;
         if (a->layout.h_blocks != cell.h_blocks || a->layout.states != cell.states ||
             a->layout.saved != cell.saved || a->layout.weights != cell.weights) {
           return false;
