@@ -339,24 +339,38 @@ class Comparison:
         block_seconds: float = BLOCK_SECONDS,
     ) -> None:
         self.case = case
-        kind = {"device": case.device, "dtype": case.dtype}
-        steps, batch, inputs, hidden = case.shape
-        torch.manual_seed(0)
-        x = torch.randn(steps, batch, inputs).to(**kind)
-        grad_y = torch.randn(steps, batch, hidden).to(**kind) if case.training else None
-        self.runs = {
-            name: Run(make(case.cell, inputs, hidden).to(**kind), x, grad_y)
-            for name, make in providers.items()
-        }
-        (_, first), *others = self.runs.items()
-        expected = first.results()
-        for name, run in others:
-            run.module.load_state_dict(first.module.state_dict())
-            check(run.results(), expected, f"{name}, {case.cell} {case.shape}")
+        # The gradient of relu jumps at 0: where float32 rounds one gate in a million to the other
+        # side of it, two correct results differ. In float64 none comes so near.
+        jumps = case.training and case.cell == "rnn_relu"
+        if jumps:
+            self._checked_runs(providers, torch.float64)
+        self.runs = self._checked_runs(providers, case.dtype, gradients=not jumps)
         self.calls = {
             name: _calls_in_a_block(run, block_seconds) for name, run in self.runs.items()
         }
         self.seconds: dict[str, list[float]] = {name: [] for name in self.runs}
+
+    def _checked_runs(
+        self, providers: Mapping[str, Factory], dtype: torch.dtype, gradients: bool = True
+    ) -> dict[str, Run]:
+        case = self.case
+        kind = {"device": case.device, "dtype": dtype}
+        steps, batch, inputs, hidden = case.shape
+        torch.manual_seed(0)
+        x = torch.randn(steps, batch, inputs).to(**kind)
+        grad_y = torch.randn(steps, batch, hidden).to(**kind) if case.training else None
+        runs = {
+            name: Run(make(case.cell, inputs, hidden).to(**kind), x, grad_y)
+            for name, make in providers.items()
+        }
+        (_, first), *others = runs.items()
+        expected = first.results()
+        if not gradients:
+            expected = {k: v for k, v in expected.items() if not k.startswith("gradient")}
+        for name, run in others:
+            run.module.load_state_dict(first.module.state_dict())
+            check(run.results(), expected, f"{name}, {case.cell} {case.shape}")
+        return runs
 
     def order(self, round: int) -> list[str]:
         names = list(self.runs)

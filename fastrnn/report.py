@@ -132,9 +132,9 @@ def cells_document(results: Sequence[Result], machine: Machine, rounds: int) -> 
         rows = [_row(f"{name}: {OURS}, {LOOP}, {COMPILED}", [*map(str, shapes), "geometric mean"])]
         rows.append(_row("---", ["---"] * (len(shapes) + 1)))
         for cell in cells:
-            of_cell = [found[cell, shape] for shape in shapes if (cell, shape) in found]
-            entries = [f"{_short(r.us())}, {_gains(r)}" for r in of_cell]
-            rows.append(_row(cell, [*entries, _mean_gains(of_cell)]))
+            of_cell = [found.get((cell, shape)) for shape in shapes]
+            entries = [f"{_short(r.us())}, {_gains(r)}" if r else "" for r in of_cell]
+            rows.append(_row(cell, [*entries, _mean_gains([*filter(None, of_cell)])]))
         rows.append(_row("geometric mean", [""] * len(shapes) + [_mean_gains(of_pass)]))
         parts.append("\n".join(rows))
     return "\n\n".join([*parts, disturbance(results)]) + "\n"
@@ -145,6 +145,8 @@ def _gains(result: Result) -> str:
 
 
 def _mean_gains(results: Sequence[Result]) -> str:
+    if not results:
+        return ""
     loop, compiled = (
         geometric_mean(r.ratio(peer=peer) for r in results) for peer in (LOOP, COMPILED)
     )
