@@ -109,8 +109,9 @@ class _Variant(nn.Module):
     ) -> None:
         key = f"{prefix}_extra_state"
         own, found = None if self._cell in _TORCH_CELLS else self._cell, state_dict.get(key)
-        if isinstance(found, Tensor) and found.dtype == torch.uint8:
-            found = bytes(found.tolist()).decode()
+        # Another type of numbers where someone averaged or cast all of a state_dict.
+        if isinstance(found, Tensor) and (own or found.dtype == torch.uint8):
+            found = bytes(found.to(torch.uint8).flatten().tolist()).decode(errors="replace")
         elif own is None:
             found = None  # what a subclass keeps there is not ours
         concerned = found or any(prefix + name in state_dict for name in self._parameters)
@@ -119,7 +120,8 @@ class _Variant(nn.Module):
             error_msgs.append(
                 f"The weights of {prefix.removesuffix('.') or 'the module'} are those of another "
                 f"layer, even where their shapes agree: the equations are {theirs} in the "
-                f"state_dict, and {ours} in this {type(self).__name__}."
+                f"state_dict, and {ours} in this {type(self).__name__}. A state_dict says so by "
+                f"the key '{key}', and has none for torch.nn's."
             )
             return
         rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
@@ -444,7 +446,12 @@ class MUT3(_Unprojected):
 
 
 class RNN(_Unprojected):
-    """torch.nn.RNN, fused: the same arguments, parameters and results."""
+    """torch.nn.RNN, fused: the same arguments, parameters and results.
+
+        h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu with nonlinearity="relu"
+
+    Elman 1990.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if len(args) > 3:

@@ -1056,3 +1056,13 @@ def test_changes_of_variants_are_seen(variant: tuple) -> None:
     module.load_state_dict(module.state_dict() | other)
     for f, e in zip(found, tensors_in(module(x)), strict=True):
         assert torch.equal(f, e)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_a_variant_knows_its_weights_in_another_type(dtype: torch.dtype) -> None:
+    """Averaging or casting all of a state_dict changes the type of the name in it, too."""
+    old, new = (fastrnn.GRU(3, 4, reset_after=False) for _ in range(2))
+    new.load_state_dict({name: t.to(dtype) for name, t in old.state_dict().items()})
+    torch.testing.assert_close(new.weight_hh_l0, old.weight_hh_l0, rtol=1e-3, atol=1e-3)
+    with pytest.raises(RuntimeError, match="of another layer"):
+        fastrnn.MUT3(3, 4).load_state_dict({n: t.to(dtype) for n, t in old.state_dict().items()})
