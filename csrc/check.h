@@ -347,7 +347,8 @@ class Scan {
     params.output_size = projected ? hh.size(1) : params.hidden_size;
     choose_form(forms, projected);
     const int64_t ih_rows = cell().x_blocks * params.hidden_size;
-    const bool without_x = cell().takes_x() && args_.weights[0].size(0) == ih_rows;
+    const Tensor& ih = args_.weights[0];
+    const bool without_x = cell().takes_x() && ih.dim() == 2 && ih.size(0) == ih_rows;
     FRNN_CHECK(!without_x || params.input_size == params.hidden_size, "cell '", args_.cell,
                "' takes x itself where weight_ih has ", ih_rows,
                " rows, and then needs as many inputs as hidden units, got ", params.input_size,

@@ -8,8 +8,10 @@ A variant is another layer under torch.nn's signature: an option that changes th
 class that torch.nn does not have. It has parameters of its own shapes in torch.nn's order, with
 torch.nn's initial distribution. Its state_dict has one entry more, "_extra_state", which says what
 it is, because layers that compute something else may have parameters of the same shapes: loading
-one into another raises RuntimeError. LSTM-i, -f, -o, MUT1, MUT2 and MUT3 are those of Jozefowicz,
-Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network Architectures" (2015).
+one of ours into another raises RuntimeError; torch.nn's own layers refuse it where they are strict.
+A subclass with an extra state of its own keeps that, and no name. LSTM-i, -f, -o, MUT1, MUT2 and
+MUT3 are those of Jozefowicz, Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network
+Architectures" (2015).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional, ops
@@ -91,9 +94,17 @@ class _Variant(nn.Module):
         takes_x = cell.takes_x and input_size == hidden_size and not self.learned_input
         return cell.shapes(input_size, hidden_size, proj_size, self.bias, takes_x)
 
+    def _keeps_another_state(self) -> bool:
+        return type(self).get_extra_state is not nn.Module.get_extra_state
+
+    def _own_name(self) -> str | None:
+        """What its state_dict says that it is."""
+        plain = self._cell in _TORCH_CELLS or self._keeps_another_state()
+        return None if plain else self._cell
+
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._cell not in _TORCH_CELLS:  # as a tensor: many formats and tools know nothing else
+        if self._own_name():  # as a tensor: many formats and tools know nothing else
             name = torch.tensor(list(self._cell.encode()), dtype=torch.uint8, device="cpu")
             destination[f"{prefix}_extra_state"] = name
 
@@ -108,14 +119,9 @@ class _Variant(nn.Module):
         error_msgs: list[str],
     ) -> None:
         key = f"{prefix}_extra_state"
-        own, found = None if self._cell in _TORCH_CELLS else self._cell, state_dict.get(key)
-        # Another type of numbers where someone averaged or cast all of a state_dict.
-        if isinstance(found, Tensor) and (own or found.dtype == torch.uint8):
-            found = bytes(found.to(torch.uint8).flatten().tolist()).decode(errors="replace")
-        elif own is None:
-            found = None  # what a subclass keeps there is not ours
+        own, found = self._own_name(), _name_in(state_dict.get(key))
         concerned = found or any(prefix + name in state_dict for name in self._parameters)
-        if concerned and found != own:
+        if concerned and found not in (own, _UNREADABLE) and not self._keeps_another_state():
             theirs, ours = (f"'{name}'" if name else "torch.nn's" for name in (found, own))
             error_msgs.append(
                 f"The weights of {prefix.removesuffix('.') or 'the module'} are those of another "
@@ -130,11 +136,40 @@ class _Variant(nn.Module):
             unexpected_keys.remove(key)
 
 
+_NO_PROJECTION = "proj_size argument is only supported for LSTM, not RNN or GRU"
+
+# Of a state_dict on meta, or of a fake one, which has shapes only.
+_UNREADABLE = "?"
+
+
+def _name_in(state: Any) -> str | None:
+    """The cell that an extra state of ours names, if it is one. Its numbers are of another type
+    where someone averaged or cast all of a state_dict."""
+    if not isinstance(state, Tensor):
+        return None
+    if state.is_meta or isinstance(state, FakeTensor):
+        return _UNREADABLE
+    name = bytes(state.round().to(torch.uint8).flatten().tolist()).decode(errors="replace")
+    return name if name in ops.CELLS else None
+
+
 def _bound(init: Callable[..., None], *args: Any, **kwargs: Any) -> dict[str, Any]:
     """All arguments of torch.nn's constructor by name, given or not."""
     bound = signature(init).bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments
+
+
+def _checked_on_meta(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in given.items() if name != "self"} | {"device": "meta"}
+
+
+def _take_arguments(module: nn.Module, other: nn.Module) -> None:
+    """Makes it a module with the other's attributes, but without its parameters."""
+    nn.Module.__init__(module)
+    for name, value in vars(other).items():
+        if not name.startswith("_"):
+            setattr(module, name, value)
 
 
 def _empty(shape: tuple[int, ...], given: dict[str, Any]) -> nn.Parameter:
@@ -151,11 +186,12 @@ class _Layers(_Variant, nn.RNNBase):
         if self._cell in _TORCH_CELLS:
             super().__init__(self._mode, *args, **kwargs)
             return
-        # torch.nn checks the arguments; its parameters are replaced.
+        # torch.nn checks the arguments, in a layer that is thrown away.
         given = _bound(nn.RNNBase.__init__, self, "LSTM", *args, **kwargs)
-        nn.RNNBase.__init__(**(given | {"device": "meta"}))
+        if given["proj_size"] and not ops.CELLS[self._cell].projects:
+            raise ValueError(_NO_PROJECTION)
+        _take_arguments(self, nn.RNNBase(**_checked_on_meta(given)))
         self.mode = self._mode
-        self._parameters.clear()
         self._flat_weights_names, self._all_weights = [], []
         directions = ("", "_reverse") if self.bidirectional else ("",)
         inputs = self.input_size
@@ -266,7 +302,7 @@ class _Layers(_Variant, nn.RNNBase):
 class _Unprojected(_Layers):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+            raise ValueError(_NO_PROJECTION)
         super().__init__(*args, **kwargs)
 
 
@@ -484,7 +520,8 @@ class _Cell(_Variant, nn.RNNCellBase):
             super().__init__(*args, **kwargs)
             return
         given = _bound(nn.GRUCell.__init__, self, *args, **kwargs)
-        nn.RNNCellBase.__init__(**(given | {"num_chunks": 1, "device": "meta"}))
+        checked = nn.RNNCellBase(**_checked_on_meta(given), num_chunks=1)
+        _take_arguments(self, checked)
         for name, shape in self._shapes(self.input_size).items():
             setattr(self, name, _empty(shape, given))
         self.reset_parameters()
@@ -542,6 +579,17 @@ class LSTMCell(_LSTMOptions, _Cell, nn.LSTMCell):
     """torch.nn.LSTMCell, fused: the same arguments, parameters and results; and its variants, by
     the options of LSTM. The peepholes are weight_peephole, [3 * H]."""
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
+
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -563,6 +611,17 @@ class _CellOfH(_Cell):
 class GRUCell(_GRUOptions, _CellOfH, nn.GRUCell):
     """torch.nn.GRUCell, fused: the same arguments, parameters and results; and the GRU as
     published, by the option of GRU."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
 
 
 class MUT1Cell(_MUTOptions, _CellOfH):

@@ -55,6 +55,30 @@ def test_threads_do_not_change_a_bit(
 
 
 @DTYPES
+@pytest.mark.parametrize("shape", ["few rows, many units", "rows", "both ways"])
+@pytest.mark.parametrize("module", [{"gates": "io"}, {"peephole": True}, "MUT1", "MUT3"], ids=str)
+def test_threads_do_not_change_a_bit_of_variants(
+    module: dict | str, shape: str, dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    """With teams that meet twice a step."""
+    case = SHAPES[shape]
+    kind = {"bidirectional": case.bidirectional, "dtype": dtype}
+    found = []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        torch.manual_seed(0)
+        options = module if isinstance(module, dict) else {}
+        layer = getattr(fastrnn, "LSTM" if options else module)(case.I, case.H, **options, **kind)
+        x = torch.randn(case.T, case.B, case.I, dtype=dtype).requires_grad_()
+        y, _ = layer(x)
+        y.float().sin().sum().backward()
+        grads = {name: p.grad for name, p in layer.named_parameters()}
+        found.append({"y": y.detach(), "grad x": x.grad, **grads})
+    for later in found[1:]:
+        assert_same_bits(later, found[0])
+
+
+@DTYPES
 def test_with_projection(dtype: torch.dtype, isa: str, threads: None) -> None:
     for shape in ("few rows, many units", "rows", "both ways"):
         case = of(SHAPES[shape], "lstm", dtype, proj=33)

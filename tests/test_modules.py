@@ -1066,3 +1066,47 @@ def test_a_variant_knows_its_weights_in_another_type(dtype: torch.dtype) -> None
     torch.testing.assert_close(new.weight_hh_l0, old.weight_hh_l0, rtol=1e-3, atol=1e-3)
     with pytest.raises(RuntimeError, match="of another layer"):
         fastrnn.MUT3(3, 4).load_state_dict({n: t.to(dtype) for n, t in old.state_dict().items()})
+    averaged = {name: 0.9 * t + (1 - 0.9) * t for name, t in old.state_dict().items()}
+    new.load_state_dict(averaged)
+    with pytest.raises(RuntimeError, match="of another layer"):
+        fastrnn.GRU(3, 4).load_state_dict(averaged, strict=False)
+
+
+def test_a_variant_loads_a_state_dict_without_data() -> None:
+    with torch.device("meta"):
+        old, new = (fastrnn.GRU(3, 4, reset_after=False) for _ in range(2))
+    state = {name: t.to("meta") for name, t in old.state_dict().items()}
+    new.load_state_dict(state, assign=True)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_any_extra_state_of_a_subclass_is_its_own(reset_after: bool) -> None:
+    class Counting(fastrnn.GRU):
+        def get_extra_state(self) -> Any:
+            return torch.get_rng_state()
+
+        def set_extra_state(self, state: Any) -> None:
+            self.state = state
+
+    module = Counting(3, 4, reset_after=reset_after)
+    module.load_state_dict(module.state_dict())
+    assert len(module.state) == len(torch.get_rng_state())
+
+
+def test_reset_parameters_of_a_subclass_sees_the_parameters() -> None:
+    class Closed(fastrnn.LSTM):
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            torch.nn.init.zeros_(self.weight_peephole_l0)
+
+    assert not Closed(3, 4, peephole=True).weight_peephole_l0.any()
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+def test_skip_init_of_cells(name: str) -> None:
+    assert torch.nn.utils.skip_init(getattr(fastrnn, name), 3, 4).weight_ih.shape[1] == 3
+
+
+def test_a_variant_takes_no_projection_by_position() -> None:
+    with pytest.raises(ValueError, match="proj_size"):
+        fastrnn.GRU(3, 4, 1, True, False, 0.0, False, 2, reset_after=False)

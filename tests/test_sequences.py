@@ -342,8 +342,8 @@ def test_larger_shapes(assert_like_reference: Check) -> None:
     generator = torch.Generator().manual_seed(0)
     steps, batch, size = 5, 70, 19
     for cell in CELLS:
-        shapes = ops.CELLS[cell].shapes(4, size, bias=False)
-        weights = [draw(generator, *shape) / 4 for shape in shapes.values()] * 2
+        shapes = ops.CELLS[cell].shapes(4, size).values()
+        weights = [draw(generator, *shape) / 4 for shape in (*shapes, *shapes)]
         given = {
             "cell": cell,
             "x": draw(generator, steps, batch, 4),

@@ -189,7 +189,7 @@ std::optional<Plan> Run::persistent_plan() const {
     if (plan && (!best || plan->step < best->step)) best = plan;
   }
   FRNN_CHECK(best, "FASTRNN_CUDA_PATH is '", std::getenv("FASTRNN_CUDA_PATH"),
-             "', but that path does not run this shape and type on this device");
+             "', but that path does not run this cell, shape and type on this device");
   if (best->path == Path::kStep) return std::nullopt;
   return best;
 }
