@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "cells/cells.h"
+#include "cpu/forward_weights.h"
 #include "cpu/gemm.h"
 #include "cpu/plan.h"
 #include "cpu/slice.h"
@@ -151,35 +153,99 @@ Array<T> transposed(Array<T> square) {
 
 // ---- products -----------------------------------------------------------------------------------
 
-// a [rows, depth] times b [depth, vectors], plus init [rows, vectors], by tiles.
+// Rows of numbers as a driver keeps them: padded, and of the type that products multiply.
+template <class Arch, class T, class S = Operand<Arch, T>>
+struct Rows {
+  Rows(const Array<Compute<T>>& from, int64_t padding)
+      : stride(from.shape(1) + padding), values(from.shape(0) * stride) {
+    using V = Vec<Compute<T>, Arch::kBytes>;
+    for (int64_t m = 0; m < from.shape(0); ++m) {
+      for (int64_t j = 0; j < from.shape(1); j += V::kSize) {
+        const int n = int(std::min<int64_t>(V::kSize, from.shape(1) - j));
+        store(values.data() + m * stride + j, load<V>(from.data(m, 0) + j, n), n);
+      }
+    }
+  }
+  const S* get() const { return values.data(); }
+
+  int64_t stride;
+  std::vector<S> values;
+};
+
+// a [rows, depth] times b [depth, units] of type T, plus init [rows, units], by panels of `vectors`
+// and tiles.
 template <class Arch, class T>
-Array<T> multiply_tiles(Array<T> a, Array<T> b, Array<T> init) {
+Array<Compute<T>> multiply_tiles(Array<Compute<T>> a, Array<Compute<T>> b, Array<Compute<T>> init) {
+  using F = Factor<Arch, T>;
   const int64_t rows = a.shape(0), depth = a.shape(1), columns = b.shape(1);
-  const int vectors = int(columns / Vec<T, Arch::kBytes>::kSize);
-  Array<T> c({rows, columns});
-  multiply<Arch>(rows, depth, a.data(), depth, b.data(), columns, vectors, init.data(), columns,
-                 c.mutable_data(), columns);
+  const int vectors = int(columns / Vec<Compute<T>, Arch::kBytes>::kSize);
+  const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
+  const Rows<Arch, T, T> right(b, 0);
+  std::vector<PanelElement<Arch, T>> panel(factors<F>(depth) * columns);
+  pack_columns<Arch, F, T>([&](int64_t k) { return right.get() + k * columns; }, 0, columns, depth,
+                           panel.data(), columns);
+  Array<Compute<T>> c({rows, columns});
+  multiply<Arch>(rows, factors<F>(depth), as_factors<F>(left.get()), left.stride / kSpan<F>,
+                 panel.data(), columns, vectors, init.data(), columns, c.mutable_data(), columns);
   return c;
 }
 
 // The same with a [depth, rows], in one packed tile.
 template <class Arch, class T>
-Array<T> packed_tile(Array<T> a, Array<T> b, Array<T> init) {
+Array<Compute<T>> packed_tile(Array<Compute<T>> a, Array<Compute<T>> b, Array<Compute<T>> init) {
+  using F = Factor<Arch, T>;
   const int64_t rows = a.shape(1), depth = a.shape(0), columns = b.shape(1);
-  Array<T> c({rows, columns});
-  select_tile<Arch, T, RowLayout::kPacked>(int(rows), int(columns / Vec<T, Arch::kBytes>::kSize))(
-      depth, a.data(), 0, b.data(), columns, init.data(), columns, c.mutable_data(), columns);
+  const Rows<Arch, T, Compute<T>> left(a, 0), right(b, 0);
+  std::vector<F> tall(factors<F>(depth) * rows), panel(factors<F>(depth) * columns);
+  auto pack = [&](const auto& from, int64_t count, std::vector<F>& to) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < count; ++j) {
+        const Compute<T> value = from.get()[k * count + j];
+        F& at = to[k / kSpan<F> * count + j];
+        if constexpr (kSpan<F> == 2) {
+          at |= (std::bit_cast<uint32_t>(value) >> 16) << (k % 2 * 16);
+        } else {
+          at = value;
+        }
+      }
+    }
+  };
+  pack(left, rows, tall);
+  pack(right, columns, panel);
+  Array<Compute<T>> c({rows, columns});
+  select_tile<Arch, F, F, RowLayout::kPacked>(
+      int(rows), int(columns / Vec<Compute<T>, Arch::kBytes>::kSize))(
+      factors<F>(depth), tall.data(), 0, panel.data(), columns, init.data(), columns,
+      c.mutable_data(), columns);
   return c;
 }
 
-// a [rows, depth] times b^T, b [count, depth], plus init [kSize].
+// a [rows, depth] times b^T, b [count, depth] of type T, plus init [kSize].
 template <class Arch, class T>
-Array<T> multiply_dots(Array<T> a, Array<T> b, Array<T> init) {
-  constexpr int W = Vec<T, Arch::kBytes>::kSize;
+Array<Compute<T>> multiply_dots(Array<Compute<T>> a, Array<Compute<T>> b, Array<Compute<T>> init) {
+  using F = Factor<Arch, T>;
+  constexpr int W = Vec<Compute<T>, Arch::kBytes>::kSize;
   const int64_t rows = a.shape(0), depth = a.shape(1);
-  Array<T> c({rows, int64_t(W)});
-  dots<Arch>(rows, depth, a.data(), depth, b.data(), depth, int(b.shape(0)), init.data(),
-             c.mutable_data(), W);
+  const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
+  const Rows<Arch, T, T> right(b, 0);
+  Array<Compute<T>> c({rows, int64_t(W)});
+  dots<Arch>(rows, depth, as_factors<F>(left.get()), left.stride / kSpan<F>, right.get(),
+             right.stride, int(b.shape(0)), init.data(), c.mutable_data(), W);
+  return c;
+}
+
+// The weights of a forward product as they are packed, times rows.
+template <class Arch, class T>
+Array<Compute<T>> multiply_transposed(Array<Compute<T>> a, Array<Compute<T>> b, int64_t panel_rows) {
+  const int64_t rows = a.shape(0), depth = a.shape(1), units = b.shape(0);
+  const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
+  const Rows<Arch, T, T> right(b, 0);
+  ForwardWeights<Arch, T> weights(right.get(), nullptr, 1, units, depth, panel_rows);
+  weights.pack(0, weights.parts());
+  const int64_t columns = (weights.columns() + weights.vectors() - 1) / weights.vectors() *
+                          weights.vectors() * ForwardWeights<Arch, T>::W;
+  Array<Compute<T>> c({rows, columns});
+  weights.multiply(rows, left.get(), left.stride, 0, weights.parts(), c.mutable_data(), columns);
   return c;
 }
 
@@ -356,7 +422,7 @@ int64_t state_offset(int64_t direction_stride, int64_t row_stride, int direction
 
 int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column) {
   using V = Vec<float, 32>;
-  const Panels<V> panels{nullptr, depth, columns, vectors};
+  const Panels<float, V::kSize> panels{nullptr, depth, columns, vectors};
   return panels.at(column) - static_cast<float*>(nullptr);
 }
 
@@ -387,6 +453,14 @@ void add_vector(py::module_& m, const std::string& suffix) {
   m.def(("transposed" + suffix).c_str(), transposed<T, kBytes>);
 }
 
+template <class Arch, class T>
+void add_products(py::module_& m, const std::string& suffix) {
+  m.def(("multiply" + suffix).c_str(), multiply_tiles<Arch, T>);
+  m.def(("multiply_transposed" + suffix).c_str(), multiply_transposed<Arch, T>);
+  m.def(("packed_tile" + suffix).c_str(), packed_tile<Arch, T>);
+  m.def(("dots" + suffix).c_str(), multiply_dots<Arch, T>);
+}
+
 template <class Arch>
 void add_arch(py::module_& m, const std::string& name) {
   constexpr int kBytes = Arch::kBytes;
@@ -398,12 +472,10 @@ void add_arch(py::module_& m, const std::string& name) {
   m.def(("widen_float16_" + name).c_str(), widen<f16, kBytes>);
   m.def(("narrow_bfloat16_" + name).c_str(), narrow<bf16, kBytes>);
   m.def(("narrow_float16_" + name).c_str(), narrow<f16, kBytes>);
-  m.def(("multiply_float32_" + name).c_str(), multiply_tiles<Arch, float>);
-  m.def(("multiply_float64_" + name).c_str(), multiply_tiles<Arch, double>);
-  m.def(("packed_tile_float32_" + name).c_str(), packed_tile<Arch, float>);
-  m.def(("packed_tile_float64_" + name).c_str(), packed_tile<Arch, double>);
-  m.def(("dots_float32_" + name).c_str(), multiply_dots<Arch, float>);
-  m.def(("dots_float64_" + name).c_str(), multiply_dots<Arch, double>);
+  add_products<Arch, float>(m, "_float32_" + name);
+  add_products<Arch, double>(m, "_float64_" + name);
+  add_products<Arch, bf16>(m, "_bfloat16_" + name);
+  add_products<Arch, f16>(m, "_float16_" + name);
   m.attr(("tile_rows_" + name).c_str()) =
       std::vector<int>{tile_rows<Arch>(2), tile_rows<Arch>(3), tile_rows<Arch>(4),
                        tile_rows<Arch>(6), tile_rows<Arch>(8)};
@@ -417,6 +489,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   add_arch<Baseline>(m, "baseline");
   add_arch<Avx2>(m, "avx2");
   add_arch<Avx512>(m, "avx512");
+  add_arch<Avx512Bf16>(m, "avx512_bf16");
   // By the places of cells' forms in the list.
   py::list cells;
 #define FRNN_CELL(name, Cell) cells.append(py::cpp_function(run_cell<Cell>));

@@ -16,6 +16,7 @@ from fastrnn import reference
 
 ROOT = Path(__file__).parent.parent
 WIDTHS = ("baseline", "avx2", "avx512")
+SETS = (*WIDTHS, "avx512_bf16")
 FUNCTIONS = ("exp", "sigmoid", "tanh")
 
 
@@ -97,17 +98,28 @@ def test_transposition(pieces: ModuleType, dtype: str, width: str) -> None:
     np.testing.assert_array_equal(found, square.T)
 
 
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
 def _integers(*shape: int, dtype: str) -> np.ndarray:
-    """Whole numbers, whose products and sums are exact."""
+    """Whole numbers, whose products and sums are exact, in the type that products are summed in."""
     generator = np.random.default_rng(sum(shape))
-    return generator.integers(-8, 9, shape).astype(dtype)
+    return generator.integers(-8, 9, shape).astype(_compute(dtype))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def _compute(dtype: str) -> str:
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _lanes(pieces: ModuleType, dtype: str, width: str) -> int:
+    return getattr(pieces, f"bytes_{width}") // np.dtype(_compute(dtype)).itemsize
+
+
+@pytest.mark.parametrize("width", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index, vectors", list(enumerate([2, 3, 4, 6, 8])))
 def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: str) -> None:
-    columns = vectors * getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+    columns = vectors * _lanes(pieces, dtype, width)
     highest = getattr(pieces, f"tile_rows_{width}")[index]
     # 128 is the depth that is summed at a time.
     for depth in (0, 1, 7, 128, 129, 300):
@@ -122,18 +134,34 @@ def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: 
                 np.testing.assert_array_equal(found, a.T @ b + init)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dots(pieces: ModuleType, dtype: str, width: str) -> None:
-    lanes = getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+    lanes = _lanes(pieces, dtype, width)
     init = _integers(lanes, dtype=dtype)
     for depth in range(1, 3 * lanes + 2):
         for count in range(1, lanes + 1):
-            a, b = _integers(3, depth, dtype=dtype), _integers(count, depth, dtype=dtype)
+            rows = 1 + (depth + count) % 7
+            a, b = _integers(rows, depth, dtype=dtype), _integers(count, depth, dtype=dtype)
             found = getattr(pieces, f"dots_{dtype}_{width}")(a, b, init)
-            expected = np.tile(init, (3, 1))
+            expected = np.tile(init, (rows, 1))
             expected[:, :count] += a @ b.T
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("width", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_transposed_weights(pieces: ModuleType, dtype: str, width: str) -> None:
+    lanes = _lanes(pieces, dtype, width)
+    for depth in (1, 2, lanes - 1, lanes, 2 * lanes + 1, 4 * lanes + 3):
+        for units in (1, lanes, 5 * lanes - 1):
+            for rows in (1, 5, 13):
+                a, b = _integers(rows, depth, dtype=dtype), _integers(units, depth, dtype=dtype)
+                for panel_rows in (0, rows):
+                    call = getattr(pieces, f"multiply_transposed_{dtype}_{width}")
+                    found = call(a, b, panel_rows)
+                    np.testing.assert_array_equal(found[:, :units], a @ b.T)
+                    np.testing.assert_array_equal(found[:, units:], 0)
 
 
 FORMS = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]

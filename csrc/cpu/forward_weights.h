@@ -15,6 +15,8 @@ template <class Arch, class T>
 class ForwardWeights {
  public:
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
+  using F = Factor<Arch, T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
@@ -27,11 +29,12 @@ class ForwardWeights {
         bias_source_(static_cast<const T*>(bias)),
         gates_(gates),
         units_(units),
-        blocks_((units + W - 1) / W) {
-    panels_.depth = depth;
+        blocks_((units + W - 1) / W),
+        depth_(depth) {
+    panels_.depth = factors<F>(depth);
     panels_.vectors = panel_rows ? panel_vectors<Arch>(gates, panel_rows, columns()) : gates;
     panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
-    if (panel_rows) panel_buffer_ = Buffer<C>(panels_.size());
+    if (panel_rows) panel_buffer_ = Buffer<B>(panels_.size());
     panels_.data = panel_buffer_.get();
     bias_ = Buffer<C>(panels_.columns * W);
   }
@@ -49,33 +52,36 @@ class ForwardWeights {
       const V bias = bias_source_ && count ? load<V>(bias_source_ + row, count) : V(C(0));
       store(bias_.get() + column * W, bias);
       if (panels_.data) {
-        pack_transposed<Arch>(weight_ + row * panels_.depth, panels_.depth, count, panels_.depth,
-                              panels_.at(column), panels_.stride());
+        pack_transposed<Arch, F>(weight_ + row * depth_, depth_, count, depth_, panels_.at(column),
+                                 panels_.stride());
       }
     }
   }
 
   // c[rows][count] = bias + a W^T for `count` columns from `column` on, both multiples of
   // vectors().
-  void multiply(int64_t rows, const C* a, int64_t a_stride, int64_t column, int64_t count, C* c,
+  void multiply(int64_t rows, const O* a, int64_t a_stride, int64_t column, int64_t count, C* c,
                 int64_t c_stride) const {
-    const int64_t depth = panels_.depth;
+    const F* const factor = as_factors<F>(a);
+    const int64_t stride = a_stride / kSpan<F>;
     const int64_t end = std::min(column + count, panels_.columns);
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
       if (panels_.data) {
-        fastrnn::cpu::multiply<Arch>(rows, depth, a, a_stride, panels_.at(column), panels_.stride(),
-                                     panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
+        fastrnn::cpu::multiply<Arch>(rows, panels_.depth, factor, stride, panels_.at(column),
+                                     panels_.stride(), panels_.vectors, bias_.get() + column * W, 0,
+                                     c, c_stride);
       } else {
         for (int g = 0; g < gates_; ++g) {
-          dots<Arch>(rows, depth, a, a_stride, weight_ + first_row(column + g) * panels_.depth,
-                     panels_.depth, live_units(column + g), bias_.get() + (column + g) * W,
-                     c + g * W, c_stride);
+          dots<Arch>(rows, depth_, factor, stride, weight_ + first_row(column + g) * depth_, depth_,
+                     live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
         }
       }
     }
   }
 
  private:
+  using B = PanelElement<Arch, T>;
+
   int64_t first_row(int64_t column) const { return column % gates_ * units_ + column / gates_ * W; }
   int live_units(int64_t column) const {
     return int(std::min<int64_t>(W, units_ - column / gates_ * W));
@@ -84,9 +90,10 @@ class ForwardWeights {
   const T* weight_ = nullptr;
   const T* bias_source_ = nullptr;
   int gates_ = 1;
-  int64_t units_ = 0, blocks_ = 0;
-  Panels<V> panels_;
-  Buffer<C> panel_buffer_, bias_;
+  int64_t units_ = 0, blocks_ = 0, depth_ = 0;
+  Panels<B, W> panels_;
+  Buffer<B> panel_buffer_;
+  Buffer<C> bias_;
 };
 
 }  // namespace fastrnn::cpu

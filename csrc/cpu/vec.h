@@ -1,8 +1,10 @@
 // Vec<T, Bytes>: a SIMD vector of float or double in the compiler's own vector extension (GCC and
-// Clang), with the functions that cells call. No intrinsics: the instruction set that is chosen by
-// the enclosing target region decides what it becomes.
+// Clang), with the functions that cells call. The instruction set that is chosen by the enclosing
+// target region decides what it becomes. Two things have no name but an intrinsic: f16 converted by
+// F16C, and products of bf16 by AVX512_BF16. A source that opens a region with these instructions
+// defines FRNN_F16C and FRNN_AVX512_BF16; everywhere else the same is computed in plain vectors.
 //
-// bf16 and f16 are storage types: they are converted on load and on store, and never computed in.
+// bf16 and f16 are storage types: they are converted on load and on store, and never added up in.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +24,9 @@ struct bf16 {
 struct f16 {
   uint16_t bits;
 };
+
+// Two values that follow each other along k, the first one in the low half.
+using Pair = uint32_t;
 
 // The type that products accumulate in.
 template <class T>
@@ -237,6 +242,15 @@ FRNN_INLINE void store(bf16* p, V v) {
 
 template <class V>
 FRNN_INLINE V load(const f16* p) {
+#ifdef FRNN_F16C
+  Half<V> half;
+  std::memcpy(&half, p, sizeof half);
+  if constexpr (V::kSize == 16) {
+    return (typename V::Raw)_mm512_cvtph_ps((__m256i)half);
+  } else {
+    return (typename V::Raw)_mm256_cvtph_ps((__m128i)half);
+  }
+#else
   Word<V> h = load_half<V>(p);
   Word<V> magnitude = (h & 0x7fff) << 13;
   Word<V> exponent = magnitude & 0x0f800000;
@@ -247,10 +261,20 @@ FRNN_INLINE V load(const f16* p) {
   Word<V> w = exponent == 0 ? (Word<V>)subnormal : normal;
   w = exponent == 0x0f800000 ? normal + (112u << 23) : w;
   return (typename V::Raw)(w | (h & 0x8000) << 16);
+#endif
 }
 
 template <class V>
 FRNN_INLINE void store(f16* p, V v) {
+#ifdef FRNN_F16C
+  Half<V> half;
+  if constexpr (V::kSize == 16) {
+    half = (Half<V>)_mm512_cvtps_ph((__m512)v.raw, _MM_FROUND_TO_NEAREST_INT);
+  } else {
+    half = (Half<V>)_mm256_cvtps_ph((__m256)v.raw, _MM_FROUND_TO_NEAREST_INT);
+  }
+  std::memcpy(p, &half, sizeof half);
+#else
   Word<V> w = (Word<V>)v.raw;
   Word<V> magnitude = w & 0x7fffffff;
   Word<V> normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
@@ -261,6 +285,7 @@ FRNN_INLINE void store(f16* p, V v) {
   h = magnitude >= 0x47800000 ? Word<V>{} + 0x7c00 : h;
   h = magnitude > 0x7f800000 ? Word<V>{} + 0x7e00 : h;
   store_half<V>(p, h | (w >> 16 & 0x8000));
+#endif
 }
 
 // The first n of the vector's elements; the others read as 0 and are not written. Always inlined:
@@ -287,6 +312,27 @@ FRNN_INLINE V load(const T* p, int n) {
 template <class V, class T>
 FRNN_INLINE void store(T* p, V v, int n) {
   n >= V::kSize ? store(p, v) : store_part(p, v, n);
+}
+
+// ---- pairs --------------------------------------------------------------------------------------
+
+// sum + a b, for the two products in each lane: the second ones first, as AVX512_BF16 does.
+template <class V>
+FRNN_INLINE V dot(V sum, Vec<Pair, sizeof(V)> a, Vec<Pair, sizeof(V)> b) {
+#ifdef FRNN_AVX512_BF16
+  if constexpr (sizeof(V) == 64) {
+    return (typename V::Raw)_mm512_dpbf16_ps((__m512)sum.raw, (__m512bh)a.raw, (__m512bh)b.raw);
+  }
+#endif
+  using Raw = typename V::Raw;
+  const Raw high = sum.raw + (Raw)(a.raw & 0xffff0000) * (Raw)(b.raw & 0xffff0000);
+  return high + (Raw)(a.raw << 16) * (Raw)(b.raw << 16);
+}
+
+// Two rows of bf16 values, interleaved.
+template <class V>
+FRNN_INLINE Vec<Pair, sizeof(V)> pairs(V first, V second) {
+  return ((Word<V>)first.raw >> 16) | (Word<V>)second.raw;
 }
 
 // ---- transposition ------------------------------------------------------------------------------
