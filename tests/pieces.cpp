@@ -213,30 +213,16 @@ Array<Compute<T>> packed_tile(Array<Compute<T>> a, Array<Compute<T>> b, Array<Co
   pack(left, rows, tall);
   pack(right, columns, panel);
   Array<Compute<T>> c({rows, columns});
-  select_tile<Arch, F, F, RowLayout::kPacked>(
-      int(rows), int(columns / Vec<Compute<T>, Arch::kBytes>::kSize))(
+  select_tile<Arch, F, F, RowLayout::kPacked>(int(rows),
+                                              int(columns / Vec<Compute<T>, Arch::kBytes>::kSize))(
       factors<F>(depth), tall.data(), 0, panel.data(), columns, init.data(), columns,
       c.mutable_data(), columns);
   return c;
 }
 
-// a [rows, depth] times b^T, b [count, depth] of type T, plus init [kSize].
+// a [rows, depth] times b^T, b [units, depth] of type T, packed for so many rows, or as it lies.
 template <class Arch, class T>
-Array<Compute<T>> multiply_dots(Array<Compute<T>> a, Array<Compute<T>> b, Array<Compute<T>> init) {
-  using F = Factor<Arch, T>;
-  constexpr int W = Vec<Compute<T>, Arch::kBytes>::kSize;
-  const int64_t rows = a.shape(0), depth = a.shape(1);
-  const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
-  const Rows<Arch, T, T> right(b, 0);
-  Array<Compute<T>> c({rows, int64_t(W)});
-  dots<Arch>(rows, depth, as_factors<F>(left.get()), left.stride / kSpan<F>, right.get(),
-             right.stride, int(b.shape(0)), init.data(), c.mutable_data(), W);
-  return c;
-}
-
-// The weights of a forward product as they are packed, times rows.
-template <class Arch, class T>
-Array<Compute<T>> multiply_transposed(Array<Compute<T>> a, Array<Compute<T>> b, int64_t panel_rows) {
+Array<Compute<T>> forward_weights(Array<Compute<T>> a, Array<Compute<T>> b, int64_t panel_rows) {
   const int64_t rows = a.shape(0), depth = a.shape(1), units = b.shape(0);
   const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
   const Rows<Arch, T, T> right(b, 0);
@@ -456,9 +442,8 @@ void add_vector(py::module_& m, const std::string& suffix) {
 template <class Arch, class T>
 void add_products(py::module_& m, const std::string& suffix) {
   m.def(("multiply" + suffix).c_str(), multiply_tiles<Arch, T>);
-  m.def(("multiply_transposed" + suffix).c_str(), multiply_transposed<Arch, T>);
+  m.def(("forward_weights" + suffix).c_str(), forward_weights<Arch, T>);
   m.def(("packed_tile" + suffix).c_str(), packed_tile<Arch, T>);
-  m.def(("dots" + suffix).c_str(), multiply_dots<Arch, T>);
 }
 
 template <class Arch>

@@ -28,7 +28,8 @@ def pieces(pytestconfig: pytest.Config) -> ModuleType:
         flags += ["-mavx2", "-mfma"]
     folder = pytestconfig.cache.mkdir("pieces")
     # Ninja follows what the source includes, so a changed header is seen, too.
-    return load("pieces", [str(ROOT / "tests/pieces.cpp")], flags, build_directory=str(folder))
+    sources = [str(ROOT / "tests/pieces.cpp"), str(ROOT / "csrc/cpu/buffer.cpp")]
+    return load("pieces", sources, flags, build_directory=str(folder))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -136,32 +137,32 @@ def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: 
 
 @pytest.mark.parametrize("width", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dots(pieces: ModuleType, dtype: str, width: str) -> None:
+def test_transposed_weights(pieces: ModuleType, dtype: str, width: str) -> None:
+    call = getattr(pieces, f"forward_weights_{dtype}_{width}")
     lanes = _lanes(pieces, dtype, width)
-    init = _integers(lanes, dtype=dtype)
-    for depth in range(1, 3 * lanes + 2):
-        for count in range(1, lanes + 1):
-            rows = 1 + (depth + count) % 7
-            a, b = _integers(rows, depth, dtype=dtype), _integers(count, depth, dtype=dtype)
-            found = getattr(pieces, f"dots_{dtype}_{width}")(a, b, init)
-            expected = np.tile(init, (rows, 1))
-            expected[:, :count] += a @ b.T
-            np.testing.assert_array_equal(found, expected)
+    for depth in (1, 2, lanes - 1, lanes, 2 * lanes + 1, 4 * lanes + 3, 257, 300):
+        for units in (1, lanes, 5 * lanes - 1):
+            for rows in (1, 5, 8, 13):
+                a, b = _integers(rows, depth, dtype=dtype), _integers(units, depth, dtype=dtype)
+                for panel_rows in (0, rows):  # 0: not packed
+                    found = call(a, b, panel_rows)
+                    np.testing.assert_array_equal(found[:, :units], a @ b.T)
+                    np.testing.assert_array_equal(found[:, units:], 0)
 
 
 @pytest.mark.parametrize("width", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_transposed_weights(pieces: ModuleType, dtype: str, width: str) -> None:
-    lanes = _lanes(pieces, dtype, width)
-    for depth in (1, 2, lanes - 1, lanes, 2 * lanes + 1, 4 * lanes + 3):
-        for units in (1, lanes, 5 * lanes - 1):
-            for rows in (1, 5, 13):
-                a, b = _integers(rows, depth, dtype=dtype), _integers(units, depth, dtype=dtype)
-                for panel_rows in (0, rows):
-                    call = getattr(pieces, f"multiply_transposed_{dtype}_{width}")
-                    found = call(a, b, panel_rows)
-                    np.testing.assert_array_equal(found[:, :units], a @ b.T)
-                    np.testing.assert_array_equal(found[:, units:], 0)
+def test_bits_do_not_depend_on_packing(pieces: ModuleType, dtype: str, width: str) -> None:
+    call = getattr(pieces, f"forward_weights_{dtype}_{width}")
+    generator = np.random.default_rng(0)
+    for depth in (5, 129, 300, 521):
+        a = generator.standard_normal((9, depth)).astype(_compute(dtype))
+        b = generator.standard_normal((37, depth)).astype(_compute(dtype))
+        expected = call(a, b, 9)
+        for rows in (1, 2, 7):
+            for panel_rows in (0, 1, rows, 64):
+                found = call(a[:rows], b, panel_rows)[:, :37]
+                np.testing.assert_array_equal(found, expected[:rows, :37])
 
 
 FORMS = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]

@@ -14,7 +14,7 @@ struct BackwardWorkspace : Workspace<Arch, T> {
   using C = Compute<T>;
   using O = Operand<Arch, T>;
   using Base = Workspace<Arch, T>;
-  using Base::size, Base::few_rows;
+  using Base::size;
   using Base::W, Base::p, Base::s, Base::cell, Base::pool, Base::plan, Base::rows;
   using PackedWeights = BackwardWeights<Arch, T>;
 
@@ -71,6 +71,8 @@ struct BackwardWorkspace : Workspace<Arch, T> {
   int64_t grad_stride = 0, product_stride = 0;
 
  private:
+  bool few_rows() const { return s.active_rows() <= kFewRows; }
+
   struct Direction {
     PackedWeights operand[kMaxOperands], input[kMaxGates];
   };

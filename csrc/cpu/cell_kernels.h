@@ -91,8 +91,8 @@ FRNN_INLINE V load_or_zero(const T* p, int64_t at, int n) {
 }
 
 template <class Arch, class Cell, int p, class T>
-void forward_phase(const ForwardRow<Arch, T>* rows, int count, const Compute<T>* products, int64_t stride,
-                   int64_t unit, int blocks, int64_t units) {
+void forward_phase(const ForwardRow<Arch, T>* rows, int count, const Compute<T>* products,
+                   int64_t stride, int64_t unit, int blocks, int64_t units) {
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
   using P = PhaseOf<Cell, p>;

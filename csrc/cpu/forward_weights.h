@@ -72,8 +72,9 @@ class ForwardWeights {
                                      c, c_stride);
       } else {
         for (int g = 0; g < gates_; ++g) {
-          dots<Arch>(rows, depth_, factor, stride, weight_ + first_row(column + g) * depth_, depth_,
-                     live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
+          multiply_transposed<Arch>(
+              rows, depth_, factor, stride, weight_ + first_row(column + g) * depth_, depth_,
+              live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
         }
       }
     }

@@ -132,8 +132,7 @@ __attribute__((noinline)) void tile(int64_t depth, const F* a, int64_t a_stride,
 // The tile of `rows` rows; rows <= tile_rows<Arch>(kVectors).
 template <class Arch, class F, class B, int kVectors, RowLayout kLayout, int... i>
 TileFunction<F, B> select_tile(int rows, std::integer_sequence<int, i...>) {
-  static constexpr TileFunction<F, B> kTiles[] = {
-      tile<Arch, F, B, i + 1, kVectors, kLayout>...};
+  static constexpr TileFunction<F, B> kTiles[] = {tile<Arch, F, B, i + 1, kVectors, kLayout>...};
   return kTiles[rows - 1];
 }
 
@@ -238,22 +237,44 @@ struct Panels {
   }
 };
 
+// A row-major matrix of T, the columns of a product's B, in squares: values from k on of `count`
+// rows, `values` of each, the rest zeros, transposed. 16-bit types go by pairs.
+template <class Arch, class T>
+using SquareElement = std::conditional_t<sizeof(T) == 2, Pair, T>;
+
+template <class Arch, class T>
+FRNN_INLINE void load_square(const T* rows, int64_t row_stride, int count, int values,
+                             Vec<SquareElement<Arch, T>, Arch::kBytes> (
+                                 &square)[Arch::kBytes / sizeof(SquareElement<Arch, T>)]) {
+  using V = Vec<SquareElement<Arch, T>, Arch::kBytes>;
+#pragma GCC unroll 16
+  for (int j = 0; j < V::kSize; ++j) {
+    square[j] =
+        j < count ? load_factors<V>(rows + j * row_stride, values) : V(SquareElement<Arch, T>(0));
+  }
+  transpose(square);
+}
+
 // Packs rows of T, `row_stride` apart, as one vector of columns: lane j of factor k is row j's.
 template <class Arch, class F, class T, class B>
 void pack_transposed(const T* rows, int64_t row_stride, int count, int64_t depth, B* out,
                      int64_t out_stride) {
-  using V = Vec<F, Arch::kBytes>;
-  constexpr int W = V::kSize, kWidth = W * kSpan<F>;
-  for (int64_t k = 0; k < depth; k += kWidth) {
-    const int values = int(std::min<int64_t>(kWidth, depth - k));
+  using V = Vec<SquareElement<Arch, T>, Arch::kBytes>;
+  constexpr int W = V::kSize, kEach = sizeof(SquareElement<Arch, T>) / sizeof(T);
+  constexpr int kPerVector = W * kEach;
+  for (int64_t k = 0; k < depth; k += kPerVector) {
+    const int values = int(std::min<int64_t>(kPerVector, depth - k));
     V square[W];
-#pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) {
-      square[j] = j < count ? load_factors<V>(rows + j * row_stride + k, values) : V(F(0));
+    load_square<Arch>(rows + k, row_stride, count, values, square);
+    for (int i = 0; i * kEach < values; ++i, out += out_stride) {
+      if constexpr (sizeof(B) == sizeof(SquareElement<Arch, T>)) {
+        store(out, square[i]);
+      } else {
+        store_half<V>(out, square[i].raw);
+        if (2 * i + 1 == values) break;
+        store_half<V>(out += out_stride, square[i].raw >> 16);
+      }
     }
-    transpose(square);
-    for (int i = 0; i < factors<F>(values); ++i) store(out + i * out_stride, square[i]);
-    out += W * out_stride;
   }
 }
 
@@ -280,80 +301,77 @@ void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, B* out,
   }
 }
 
-// ---- dots: B as PyTorch keeps it ----------------------------------------------------------------
+// ---- B as PyTorch keeps it ----------------------------------------------------------------------
 
-// c[m] = init + the dots of kRows rows of a with `count` rows of b, for one vector of columns. A
-// tile is as many rows of b as fill a vector with sums, so that each is read once for kRows rows.
+// c = init + a b^T for kRows rows of a and `count` rows of b of type T: one vector of columns, of
+// which squares are transposed in registers. The sums have the order of the tiles'.
 template <class Arch, class F, class T, int kRows>
-__attribute__((noinline)) void dot_tiles(int64_t depth, const F* a, int64_t a_stride, const T* b,
-                                         int64_t b_stride, int count, const Compute<F>* init,
-                                         Compute<F>* c, int64_t c_stride) {
+__attribute__((noinline)) void transposed_tile(int64_t depth, const F* a, int64_t a_stride,
+                                               const T* b, int64_t b_stride, int count,
+                                               const Compute<F>* init, Compute<F>* c,
+                                               int64_t c_stride) {
   using V = Vec<Compute<F>, Arch::kBytes>;
-  using Row = Vec<F, Arch::kBytes>;
-  constexpr int W = V::kSize, kUnits = W / kRows, kWidth = W * kSpan<F>;
-  constexpr auto lanes = std::make_integer_sequence<int, W>{};
-  const int64_t whole = depth / kWidth * kWidth;
-  for (int unit = 0; unit < count; unit += kUnits) {
-    // Beyond `count` the last row stands in, and its sums are thrown away.
-    const T* row[kUnits];
-#pragma GCC unroll 16
-    for (int u = 0; u < kUnits; ++u) row[u] = b + std::min(unit + u, count - 1) * b_stride;
-    V sum[W];
-#pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) sum[j] = V(Compute<F>(0));
-    auto add = [&](int64_t k, int values) __attribute__((always_inline)) {
-      Row x[kRows];
-#pragma GCC unroll 4
+  using Square = Vec<SquareElement<Arch, T>, Arch::kBytes>;
+  constexpr int W = V::kSize, kEach = sizeof(SquareElement<Arch, T>) / sizeof(T);
+  constexpr int kPerVector = W * kEach;
+  int64_t k = 0, init_stride = 0;
+  do {
+    const int64_t end = std::min(depth, k + kDepthBlock * kSpan<F>);
+    V sum[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) sum[m] = V(Compute<F>(0));
+    // Column k of the weights, and of a.
+    auto add = [&](int64_t k, auto column) __attribute__((always_inline)) {
+#pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) {
-        x[m] = load_factors<Row>(a + m * a_stride + k / kSpan<F>, int(factors<F>(values)));
+        F x;
+        std::memcpy(&x, a + m * a_stride + k / kSpan<F>, sizeof x);
+        sum[m] = multiply_add(sum[m], decltype(column)(x), column);
       }
+    };
+    auto add_square = [&](int values) __attribute__((always_inline)) {
+      Square square[W];
+      load_square<Arch>(b + k, b_stride, count, values, square);
 #pragma GCC unroll 16
-      for (int u = 0; u < kUnits; ++u) {
-        const Row w = load_factors<Row>(row[u] + k, values);
-#pragma GCC unroll 4
-        for (int m = 0; m < kRows; ++m) {
-          sum[m * kUnits + u] = multiply_add(sum[m * kUnits + u], x[m], w);
+      for (int i = 0; i < W; ++i) {
+        if (i * kEach >= values) break;
+        if constexpr (kEach == kSpan<F>) {
+          add(k + i * kEach, square[i]);
+        } else {
+          V first, second;
+          split<V, T>(square[i], first, second);
+          add(k + 2 * i, first);
+          if (2 * i + 1 < values) add(k + 2 * i + 1, second);
         }
       }
     };
-    for (int64_t k = 0; k < whole; k += kWidth) add(k, kWidth);
-    if (whole < depth) add(whole, int(depth - whole));
-    // Halves the vectors by pairs until lane j of the one that is left is the j-th sum.
-#pragma GCC unroll 4
-    for (int n = W / 2; n > 0; n /= 2) {
+    for (; k + kPerVector <= end; k += kPerVector) add_square(kPerVector);
+    if (k < end) add_square(int(end - k)), k = end;
 #pragma GCC unroll 8
-      for (int j = 0; j < n; ++j) {
-        sum[j] = V(interleave_low(sum[j].raw, sum[j + n].raw, lanes)) +
-                 V(interleave_high(sum[j].raw, sum[j + n].raw, lanes));
-      }
-    }
-    Compute<F> sums[W];
-    store(sums, sum[0]);
-    const int live = std::min(kUnits, count - unit);
     for (int m = 0; m < kRows; ++m) {
-      for (int u = 0; u < live; ++u) {
-        c[m * c_stride + unit + u] = init[unit + u] + sums[m * kUnits + u];
-      }
+      store(c + m * c_stride, load<V>(init + m * init_stride) + sum[m]);
     }
-  }
-  for (int m = 0; m < kRows; ++m) std::copy(init + count, init + W, c + m * c_stride + count);
+    init = c, init_stride = c_stride;
+  } while (k < depth);
 }
 
-// The same for any rows: without packing b, which is worth it where b is used for a few rows only.
+// The same for any rows: worth it where b is used for a few rows only.
 template <class Arch, class F, class T>
-void dots(int64_t rows, int64_t depth, const F* a, int64_t a_stride, const T* b, int64_t b_stride,
-          int count, const Compute<F>* init, Compute<F>* c, int64_t c_stride) {
-  constexpr int kMost = std::min(4, Vec<Compute<F>, Arch::kBytes>::kSize);
-  int64_t m = 0;
-  auto run = [&]<int kRows>(std::integral_constant<int, kRows>) {
-    for (; m + kRows <= rows; m += kRows) {
-      dot_tiles<Arch, F, T, kRows>(depth, a + m * a_stride, a_stride, b, b_stride, count, init,
-                                   c + m * c_stride, c_stride);
-    }
+void multiply_transposed(int64_t rows, int64_t depth, const F* a, int64_t a_stride, const T* b,
+                         int64_t b_stride, int count, const Compute<F>* init, Compute<F>* c,
+                         int64_t c_stride) {
+  auto of = [&]<int... i>(std::integer_sequence<int, i...>) {
+    static constexpr decltype(&transposed_tile<Arch, F, T, 1>) kTiles[] = {
+        transposed_tile<Arch, F, T, i + 1>...};
+    return kTiles;
   };
-  run(std::integral_constant<int, kMost>{});
-  run(std::integral_constant<int, 2>{});
-  run(std::integral_constant<int, 1>{});
+  constexpr int kMost = 8;
+  const auto* const tiles = of(std::make_integer_sequence<int, kMost>{});
+  for (int64_t row = 0, height; row < rows; row += height) {
+    height = even_height(rows - row, kMost);
+    tiles[height - 1](depth, a + row * a_stride, a_stride, b, b_stride, count, init,
+                      c + row * c_stride, c_stride);
+  }
 }
 
 }  // namespace fastrnn::cpu

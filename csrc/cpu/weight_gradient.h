@@ -165,8 +165,8 @@ class WeightGradient {
 
   // Whole vectors are copied; what is too much is written over by the next k, and read from the
   // padding of the driver's rows. On the way, the rows are added up.
-  static void pack_a(const OuterProducts<Arch, T>& job, int64_t m0, int64_t m, int64_t k0, int64_t depth,
-                     const Scratch& scratch, bool bias) {
+  static void pack_a(const OuterProducts<Arch, T>& job, int64_t m0, int64_t m, int64_t k0,
+                     int64_t depth, const Scratch& scratch, bool bias) {
     const int64_t size = tile_size(factors<F>(depth));
     for (int64_t k = 0; k < depth; k += kSpan<F>) {
       const O* from = job.a + (k0 + k) * job.a_stride + m0;
@@ -205,8 +205,8 @@ class WeightGradient {
     }
   }
 
-  static void pack_b(const OuterProducts<Arch, T>& job, int64_t n0, int64_t n, int64_t k0, int64_t depth,
-                     F* out) {
+  static void pack_b(const OuterProducts<Arch, T>& job, int64_t n0, int64_t n, int64_t k0,
+                     int64_t depth, F* out) {
     const int64_t size = panel_size(factors<F>(depth));
     for (int64_t k = 0; k < depth; k += kSpan<F>, out += kColumns) {
       const T* from = job.b[k0 + k];
