@@ -181,9 +181,9 @@ Array<Compute<T>> multiply_tiles(Array<Compute<T>> a, Array<Compute<T>> b, Array
   const int vectors = int(columns / Vec<Compute<T>, Arch::kBytes>::kSize);
   const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
   const Rows<Arch, T, T> right(b, 0);
-  std::vector<PanelElement<Arch, T>> panel(factors<F>(depth) * columns);
-  pack_columns<Arch, F, T>([&](int64_t k) { return right.get() + k * columns; }, 0, columns, depth,
-                           panel.data(), columns);
+  std::vector<Narrow<Arch, T>> panel(factors<F>(depth) * columns);
+  pack_columns<Arch, T>([&](int64_t k) { return right.get() + k * columns; }, 0, columns, depth,
+                        panel.data(), columns);
   Array<Compute<T>> c({rows, columns});
   multiply<Arch>(rows, factors<F>(depth), as_factors<F>(left.get()), left.stride / kSpan<F>,
                  panel.data(), columns, vectors, init.data(), columns, c.mutable_data(), columns);
@@ -408,8 +408,9 @@ int64_t state_offset(int64_t direction_stride, int64_t row_stride, int direction
 
 int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column) {
   using V = Vec<float, 32>;
-  const Panels<float, V::kSize> panels{nullptr, depth, columns, vectors};
-  return panels.at(column) - static_cast<float*>(nullptr);
+  Panels<float, float, V::kSize> panels;
+  panels.depth = depth, panels.columns = columns, panels.vectors = vectors;
+  return panels.offset(column);
 }
 
 std::pair<int64_t, int64_t> plan(int threads, int64_t directions, int64_t batch, int64_t steps,

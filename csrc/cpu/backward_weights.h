@@ -31,8 +31,8 @@ class BackwardWeights {
     if constexpr (kAsTheyLie) {
       if (!panel_rows) in_place_ = units / panels_.stride() * panels_.vectors;
     }
-    panel_buffer_ = Buffer<B>(panels_.depth * (panels_.columns - in_place_) * W);
-    panels_.data = panel_buffer_.get();
+    const int64_t count = panels_.columns - in_place_;
+    panels_.allocate(count, stay_narrow<Arch>(panel_rows, panels_.depth * count * W));
     zeros_ = Buffer<C>(panels_.stride());
     std::fill_n(zeros_.get(), panels_.stride(), C(0));
   }
@@ -47,9 +47,11 @@ class BackwardWeights {
   void pack(int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = (in_place_ + i * panels_.vectors) * W;
-      pack_columns<Arch, F, T>([this](int64_t k) { return weight_ + k * units_; }, first,
-                               units_ - first, depth_, panels_.at(i * panels_.vectors),
-                               panels_.stride());
+      panels_.visit([&](auto* data) {
+        pack_columns<Arch, T>([this](int64_t k) { return weight_ + k * units_; }, first,
+                              units_ - first, depth_, data + panels_.offset(i * panels_.vectors),
+                              panels_.stride());
+      });
     }
   }
 
@@ -66,30 +68,30 @@ class BackwardWeights {
         const int64_t at = (column - begin) * W;
         const C* from = k ? c + at : init ? init + at : zeros_.get();
         const int64_t from_stride = k ? c_stride : init ? init_stride : 0;
-        const auto [b, b_stride] = panel(column);
-        fastrnn::cpu::multiply<Arch>(rows, depth, factor + k, a_stride / kSpan<F>, b + k * b_stride,
-                                     b_stride, panels_.vectors, from, from_stride, c + at,
-                                     c_stride);
+        auto by = [&](auto* b, int64_t b_stride) {
+          fastrnn::cpu::multiply<Arch>(rows, depth, factor + k, a_stride / kSpan<F>,
+                                       b + k * b_stride, b_stride, panels_.vectors, from,
+                                       from_stride, c + at, c_stride);
+        };
+        if constexpr (kAsTheyLie) {
+          if (column < in_place_) {
+            by(weight_ + column * W, units_);
+            continue;
+          }
+        }
+        panels_.visit(
+            [&](auto* data) { by(data + panels_.offset(column - in_place_), panels_.stride()); });
       }
     }
   }
 
  private:
-  using B = PanelElement<Arch, T>;
-  static constexpr bool kAsTheyLie = std::is_same_v<B, T>;
-
-  std::pair<const B*, int64_t> panel(int64_t column) const {
-    if constexpr (kAsTheyLie) {
-      if (column < in_place_) return {weight_ + column * W, units_};
-    }
-    return {panels_.at(column - in_place_), panels_.stride()};
-  }
+  static constexpr bool kAsTheyLie = std::is_same_v<Narrow<Arch, T>, T>;
 
   const T* weight_ = nullptr;
   int64_t units_ = 0, depth_ = 0;
   int64_t in_place_ = 0;  // columns, in vectors, that are not packed
-  Panels<B, W> panels_;
-  Buffer<B> panel_buffer_;
+  Panels<F, Narrow<Arch, T>, W> panels_;
   Buffer<C> zeros_;
 };
 

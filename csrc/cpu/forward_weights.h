@@ -34,15 +34,17 @@ class ForwardWeights {
     panels_.depth = factors<F>(depth);
     panels_.vectors = panel_rows ? panel_vectors<Arch>(gates, panel_rows, columns()) : gates;
     panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
-    if (panel_rows) panel_buffer_ = Buffer<B>(panels_.size());
-    panels_.data = panel_buffer_.get();
+    if (panel_rows) {
+      const int64_t count = panels_.columns;
+      panels_.allocate(count, stay_narrow<Arch>(panel_rows, panels_.depth * count * W));
+    }
     bias_ = Buffer<C>(panels_.columns * W);
   }
 
   int64_t columns() const { return blocks_ * gates_; }
   int vectors() const { return panels_.vectors; }
   int64_t parts() const { return panels_.columns; }
-  int64_t part_size() const { return panels_.data ? panels_.depth * W : 0; }
+  int64_t part_size() const { return panels_ ? panels_.depth * W : 0; }
 
   // Lays out parts [begin, end) of parts(): columns of the panels and of the bias.
   void pack(int64_t begin, int64_t end) {
@@ -51,10 +53,11 @@ class ForwardWeights {
       const int64_t row = count ? first_row(column) : 0;
       const V bias = bias_source_ && count ? load<V>(bias_source_ + row, count) : V(C(0));
       store(bias_.get() + column * W, bias);
-      if (panels_.data) {
-        pack_transposed<Arch, F>(weight_ + row * depth_, depth_, count, depth_, panels_.at(column),
-                                 panels_.stride());
-      }
+      if (!panels_) continue;
+      panels_.visit([&](auto* data) {
+        pack_transposed<Arch>(weight_ + row * depth_, depth_, count, depth_,
+                              data + panels_.offset(column), panels_.stride());
+      });
     }
   }
 
@@ -66,10 +69,12 @@ class ForwardWeights {
     const int64_t stride = a_stride / kSpan<F>;
     const int64_t end = std::min(column + count, panels_.columns);
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
-      if (panels_.data) {
-        fastrnn::cpu::multiply<Arch>(rows, panels_.depth, factor, stride, panels_.at(column),
-                                     panels_.stride(), panels_.vectors, bias_.get() + column * W, 0,
-                                     c, c_stride);
+      if (panels_) {
+        panels_.visit([&](auto* data) {
+          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, factor, stride,
+                                       data + panels_.offset(column), panels_.stride(),
+                                       panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
+        });
       } else {
         for (int g = 0; g < gates_; ++g) {
           multiply_transposed<Arch>(
@@ -81,8 +86,6 @@ class ForwardWeights {
   }
 
  private:
-  using B = PanelElement<Arch, T>;
-
   int64_t first_row(int64_t column) const { return column % gates_ * units_ + column / gates_ * W; }
   int live_units(int64_t column) const {
     return int(std::min<int64_t>(W, units_ - column / gates_ * W));
@@ -92,8 +95,7 @@ class ForwardWeights {
   const T* bias_source_ = nullptr;
   int gates_ = 1;
   int64_t units_ = 0, blocks_ = 0, depth_ = 0;
-  Panels<B, W> panels_;
-  Buffer<B> panel_buffer_;
+  Panels<F, Narrow<Arch, T>, W> panels_;
   Buffer<C> bias_;
 };
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "arch.h"
+#include "buffer.h"
 #include "vec.h"
 
 namespace fastrnn::cpu {
@@ -33,9 +34,10 @@ constexpr int64_t factors(int64_t depth) {
   return (depth + kSpan<F> - 1) / kSpan<F>;
 }
 
-// What panels of weights of type T are made of.
+// What panels of weights of type T are made of at their narrowest: as wide as T. A tile of factors
+// that are wider widens them.
 template <class Arch, class T>
-using PanelElement = std::conditional_t<kByPairs<Arch, T>, Pair, T>;
+using Narrow = std::conditional_t<kByPairs<Arch, T>, Pair, T>;
 
 // A row of operands or gradients as factors. An odd one's last factor has a value behind it, which
 // is finite and meets a zero.
@@ -174,113 +176,113 @@ FRNN_INLINE int64_t even_height(int64_t rows, int64_t max_height) {
 // sums small, and a block of a panel in the first-level cache while all row tiles use it.
 inline constexpr int64_t kDepthBlock = 128;
 
-// c[rows][vectors] = a b + init over one block of the depth, in tiles one below the other.
-template <class Arch, class F, class B>
-void multiply_block(int64_t rows, int64_t depth, const F* a, int64_t a_stride, const B* b,
-                    int64_t b_stride, int vectors, const Compute<F>* init, int64_t init_stride,
-                    Compute<F>* c, int64_t c_stride) {
-  const int64_t highest = tile_rows<Arch>(vectors);
-  if constexpr (!std::is_same_v<F, B>) {
-    // Widened once for all tiles.
-    if (rows > highest) {
-      using V = Vec<F, Arch::kBytes>;
-      constexpr int W = V::kSize;
-      alignas(64) F wide[kDepthBlock * kMaxTileVectors * W];
-      const int64_t stride = int64_t(vectors) * W;
-      for (int64_t k = 0; k < depth; ++k) {
-        for (int64_t j = 0; j < stride; j += W) {
-          store(wide + k * stride + j, load<V>(b + k * b_stride + j));
-        }
-      }
-      multiply_block<Arch, F, F>(rows, depth, a, a_stride, wide, stride, vectors, init, init_stride,
-                                 c, c_stride);
-      return;
-    }
-  }
-  for (int64_t row = 0, height; row < rows; row += height) {
-    height = even_height(rows - row, highest);
-    const auto run = select_tile<Arch, F, B, RowLayout::kStrided>(int(height), vectors);
-    run(depth, a + row * a_stride, a_stride, b, b_stride, init + row * init_stride, init_stride,
-        c + row * c_stride, c_stride);
-  }
-}
-
-// The same over any depth; init may be c.
+// c[rows][vectors] = a b + init; init may be c.
 template <class Arch, class F, class B>
 void multiply(int64_t rows, int64_t depth, const F* a, int64_t a_stride, const B* b,
               int64_t b_stride, int vectors, const Compute<F>* init, int64_t init_stride,
               Compute<F>* c, int64_t c_stride) {
   int64_t k = 0;
   do {
-    multiply_block<Arch>(rows, std::min(kDepthBlock, depth - k), a + k, a_stride, b + k * b_stride,
-                         b_stride, vectors, init, init_stride, c, c_stride);
+    const int64_t block = std::min(kDepthBlock, depth - k);
+    for (int64_t row = 0, height; row < rows; row += height) {
+      height = even_height(rows - row, tile_rows<Arch>(vectors));
+      const auto run = select_tile<Arch, F, B, RowLayout::kStrided>(int(height), vectors);
+      run(block, a + row * a_stride + k, a_stride, b + k * b_stride, b_stride,
+          init + row * init_stride, init_stride, c + row * c_stride, c_stride);
+    }
     init = c, init_stride = c_stride, k += kDepthBlock;
   } while (k < depth);
 }
 
 // ---- panels: B packed for the tiles -------------------------------------------------------------
 
-// Columns, counted in vectors of W, in panels of `vectors`, each [depth][vectors][W] elements B.
-template <class B, int W>
+// Whether panels stay narrow that could be widened as they are packed. Few rows wait for weights
+// that come from beyond the second-level cache: at H 1024, 4 rows took 342 us in float16 and 573 us
+// in float32. All others wait for the multiplication, to which the tile's conversions add: 12.5 us
+// in float32 and 18.5 us in float16 at H 256.
+template <class Arch>
+bool stay_narrow(int64_t rows, int64_t elements) {
+  constexpr int64_t kCached = int64_t(1) << 18;  // elements of 4 bytes
+  return rows <= tile_rows<Arch>(4) && elements > kCached;
+}
+
+// Columns, counted in vectors of W, in panels of `vectors`, each [depth][vectors][W] elements: the
+// factors F, or the narrower elements B.
+template <class F, class B, int W>
 struct Panels {
-  B* data = nullptr;
-  int64_t depth = 0;    // in factors
+  int64_t depth = 0;
   int64_t columns = 0;  // a multiple of vectors
   int vectors = 1;
 
-  int64_t size() const { return depth * columns * W; }
   // Elements from one k to the next.
   int64_t stride() const { return int64_t(vectors) * W; }
-  // Where the vector of `column` lies for k = 0.
-  B* at(int64_t column) const {
-    return data + (column / vectors * depth * vectors + column % vectors) * W;
+  // Of the vector of `column` for k = 0.
+  int64_t offset(int64_t column) const {
+    return (column / vectors * depth * vectors + column % vectors) * W;
   }
+
+  void allocate(int64_t count, bool narrow) {
+    narrow ? void(narrow_ = Buffer<B>(depth * count * W))
+           : void(wide_ = Buffer<F>(depth * count * W));
+  }
+  explicit operator bool() const { return wide_.get() || narrow_.get(); }
+
+  // Calls use(data) with the elements as they are.
+  template <class Use>
+  void visit(Use use) const {
+    narrow_.get() ? use(narrow_.get()) : use(wide_.get());
+  }
+
+ private:
+  Buffer<F> wide_;
+  Buffer<B> narrow_;
 };
 
 // A row-major matrix of T, the columns of a product's B, in squares: values from k on of `count`
 // rows, `values` of each, the rest zeros, transposed. 16-bit types go by pairs.
-template <class Arch, class T>
+template <class T>
 using SquareElement = std::conditional_t<sizeof(T) == 2, Pair, T>;
 
 template <class Arch, class T>
-FRNN_INLINE void load_square(const T* rows, int64_t row_stride, int count, int values,
-                             Vec<SquareElement<Arch, T>, Arch::kBytes> (
-                                 &square)[Arch::kBytes / sizeof(SquareElement<Arch, T>)]) {
-  using V = Vec<SquareElement<Arch, T>, Arch::kBytes>;
+FRNN_INLINE void load_square(
+    const T* rows, int64_t row_stride, int count, int values,
+    Vec<SquareElement<T>, Arch::kBytes> (&square)[Arch::kBytes / sizeof(SquareElement<T>)]) {
+  using V = Vec<SquareElement<T>, Arch::kBytes>;
 #pragma GCC unroll 16
   for (int j = 0; j < V::kSize; ++j) {
-    square[j] =
-        j < count ? load_factors<V>(rows + j * row_stride, values) : V(SquareElement<Arch, T>(0));
+    square[j] = j < count ? load_factors<V>(rows + j * row_stride, values) : V(SquareElement<T>(0));
   }
   transpose(square);
 }
 
-// Packs rows of T, `row_stride` apart, as one vector of columns: lane j of factor k is row j's.
-template <class Arch, class F, class T, class B>
+// Packs rows of T, `row_stride` apart, as one vector of columns: lane j of element k is row j's.
+template <class Arch, class T, class B>
 void pack_transposed(const T* rows, int64_t row_stride, int count, int64_t depth, B* out,
                      int64_t out_stride) {
-  using V = Vec<SquareElement<Arch, T>, Arch::kBytes>;
-  constexpr int W = V::kSize, kEach = sizeof(SquareElement<Arch, T>) / sizeof(T);
+  using Square = Vec<SquareElement<T>, Arch::kBytes>;
+  constexpr int W = Square::kSize, kEach = sizeof(SquareElement<T>) / sizeof(T);
   constexpr int kPerVector = W * kEach;
   for (int64_t k = 0; k < depth; k += kPerVector) {
     const int values = int(std::min<int64_t>(kPerVector, depth - k));
-    V square[W];
+    Square square[W];
     load_square<Arch>(rows + k, row_stride, count, values, square);
     for (int i = 0; i * kEach < values; ++i, out += out_stride) {
-      if constexpr (sizeof(B) == sizeof(SquareElement<Arch, T>)) {
+      if constexpr (std::is_same_v<B, SquareElement<T>>) {
         store(out, square[i]);
       } else {
-        store_half<V>(out, square[i].raw);
+        Vec<Compute<T>, Arch::kBytes> first, second;
+        split<T>(square[i], first, second);
+        store(out, first);
         if (2 * i + 1 == values) break;
-        store_half<V>(out += out_stride, square[i].raw >> 16);
+        store(out += out_stride, second);
       }
     }
   }
 }
 
 // Packs `count` columns of a row-major matrix of T, of which row(k) is where row k begins, null for
-// zeros, into factors one below the other.
-template <class Arch, class F, class T, class Row, class B>
+// zeros, into elements one below the other.
+template <class Arch, class T, class Row, class B>
 void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, B* out,
                   int64_t out_stride) {
   using V = Vec<Compute<T>, Arch::kBytes>;
@@ -290,9 +292,9 @@ void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, B* out,
     const int lanes = int(std::clamp<int64_t>(count - j, 0, W));
     return from && lanes ? load<V>(from + column + j, lanes) : V(Compute<T>(0));
   };
-  for (int64_t k = 0; k < depth; k += kSpan<F>, out += out_stride) {
+  for (int64_t k = 0; k < depth; k += kSpan<B>, out += out_stride) {
     for (int64_t j = 0; j < out_stride; j += W) {
-      if constexpr (std::is_same_v<F, Pair>) {
+      if constexpr (std::is_same_v<B, Pair>) {
         store(out + j, pairs(part(k, j), part(k + 1, j)));
       } else {
         store(out + j, part(k, j));
@@ -311,8 +313,8 @@ __attribute__((noinline)) void transposed_tile(int64_t depth, const F* a, int64_
                                                const Compute<F>* init, Compute<F>* c,
                                                int64_t c_stride) {
   using V = Vec<Compute<F>, Arch::kBytes>;
-  using Square = Vec<SquareElement<Arch, T>, Arch::kBytes>;
-  constexpr int W = V::kSize, kEach = sizeof(SquareElement<Arch, T>) / sizeof(T);
+  using Square = Vec<SquareElement<T>, Arch::kBytes>;
+  constexpr int W = V::kSize, kEach = sizeof(SquareElement<T>) / sizeof(T);
   constexpr int kPerVector = W * kEach;
   int64_t k = 0, init_stride = 0;
   do {
@@ -339,7 +341,7 @@ __attribute__((noinline)) void transposed_tile(int64_t depth, const F* a, int64_
           add(k + i * kEach, square[i]);
         } else {
           V first, second;
-          split<V, T>(square[i], first, second);
+          split<T>(square[i], first, second);
           add(k + 2 * i, first);
           if (2 * i + 1 < values) add(k + 2 * i + 1, second);
         }

@@ -354,7 +354,7 @@ FRNN_INLINE Vec<Pair, sizeof(V)> pairs(V first, V second) {
 }
 
 // The first and the second values of pairs of T, widened.
-template <class V, class T>
+template <class T, class V>
 FRNN_INLINE void split(Vec<Pair, sizeof(V)> both, V& first, V& second) {
   if constexpr (std::is_same_v<T, bf16>) {
     first = (typename V::Raw)(both.raw << 16);
