@@ -56,7 +56,9 @@ def main(folder: Path) -> None:
     found = [fault for file in files for fault in faults(file)]
     if found:
         raise SystemExit("\n".join(found))
-    print(f"{sum(len(shared_functions(file)) for file in files)} shared symbols, none of another set")
+    print(
+        f"{sum(len(shared_functions(file)) for file in files)} shared symbols, none of another set"
+    )
 
 
 if __name__ == "__main__":
