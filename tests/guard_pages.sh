@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of the CUDA sources in the simulation, with an inaccessible page behind every tensor.
-set -eu
+set -euo pipefail
 tests=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
