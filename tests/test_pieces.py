@@ -1,40 +1,34 @@
-"""The engine's pieces by themselves, in a module that only these tests build."""
+"""The engine's pieces by themselves, in a program that only these tests build."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from calls import Program
+from pieces import start
 from torch import Tensor
-from torch.utils.cpp_extension import load
 
 from fastrnn import reference
 
-ROOT = Path(__file__).parent.parent
 WIDTHS = ("baseline", "avx2", "avx512")
 SETS = (*WIDTHS, "avx512_bf16")
 FUNCTIONS = ("exp", "sigmoid", "tanh")
 
 
 @pytest.fixture(scope="module")
-def pieces(pytestconfig: pytest.Config) -> ModuleType:
-    """The module, built at the first use and after changes; the compiler's cache is pytest's."""
-    flags = ["-std=c++20", "-O2", "-g0", "-w", f"-I{ROOT / 'csrc'}"]
-    if "avx2" in torch.ops.fastrnn.cpu_isas().split(": ")[1]:
-        flags += ["-mavx2", "-mfma"]
-    folder = pytestconfig.cache.mkdir("pieces")
-    # Ninja follows what the source includes, so a changed header is seen, too.
-    sources = [str(ROOT / "tests/pieces.cpp"), str(ROOT / "csrc/cpu/buffer.cpp")]
-    return load("pieces", sources, flags, build_directory=str(folder))
+def pieces(pytestconfig: pytest.Config) -> Iterator[Program]:
+    """The program, built at the first use and after changes, in pytest's cache."""
+    with start(pytestconfig.cache.mkdir("pieces")) as program:
+        yield program
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_float32_functions_are_within_2_ulps(pieces: ModuleType, name: str, width: str) -> None:
+def test_float32_functions_are_within_2_ulps(pieces: Program, name: str, width: str) -> None:
     # Every 1009th of all 2^32 bit patterns, both infinities and NaNs among them.
     worst, where = getattr(pieces, f"worst_float32_{width}")(name, 1009)
     assert worst <= 2, f"{worst} ulp at {where!r}"
@@ -42,7 +36,7 @@ def test_float32_functions_are_within_2_ulps(pieces: ModuleType, name: str, widt
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_float64_functions_are_within_3_ulps(pieces: ModuleType, name: str, width: str) -> None:
+def test_float64_functions_are_within_3_ulps(pieces: Program, name: str, width: str) -> None:
     generator = np.random.default_rng(0)
     wide = generator.uniform(-760, 760, 100_000)
     near = generator.standard_normal(100_000) * 3
@@ -55,7 +49,7 @@ def test_float64_functions_are_within_3_ulps(pieces: ModuleType, name: str, widt
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_functions_at_the_edges(pieces: ModuleType, dtype: str, width: str) -> None:
+def test_functions_at_the_edges(pieces: Program, dtype: str, width: str) -> None:
     x = np.array([-np.inf, -1e30, -0.0, 0.0, 1e30, np.inf, np.nan], dtype)
     expected = {
         "exp": [0, 0, 1, 1, np.inf, np.inf, np.nan],
@@ -70,7 +64,7 @@ def test_functions_at_the_edges(pieces: ModuleType, dtype: str, width: str) -> N
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_16_bit_types(pieces: ModuleType, dtype: torch.dtype, width: str) -> None:
+def test_16_bit_types(pieces: Program, dtype: torch.dtype, width: str) -> None:
     name = str(dtype).removeprefix("torch.")
     bits = np.arange(2**16, dtype=np.uint16)
     wide = torch.from_numpy(bits.view(np.int16)).view(dtype).float().numpy()
@@ -92,8 +86,8 @@ def test_16_bit_types(pieces: ModuleType, dtype: torch.dtype, width: str) -> Non
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_transposition(pieces: ModuleType, dtype: str, width: str) -> None:
-    n = getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+def test_transposition(pieces: Program, dtype: str, width: str) -> None:
+    n = getattr(pieces, f"bytes_{width}")() // np.dtype(dtype).itemsize
     square = np.arange(n * n, dtype=dtype).reshape(n, n)
     found = getattr(pieces, f"transposed_{dtype}_{width}")(square.ravel()).reshape(n, n)
     np.testing.assert_array_equal(found, square.T)
@@ -112,16 +106,16 @@ def _compute(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def _lanes(pieces: ModuleType, dtype: str, width: str) -> int:
-    return getattr(pieces, f"bytes_{width}") // np.dtype(_compute(dtype)).itemsize
+def _lanes(pieces: Program, dtype: str, width: str) -> int:
+    return getattr(pieces, f"bytes_{width}")() // np.dtype(_compute(dtype)).itemsize
 
 
 @pytest.mark.parametrize("width", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("index, vectors", list(enumerate([2, 3, 4, 6, 8])))
-def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: str) -> None:
+def test_tiles(pieces: Program, index: int, vectors: int, dtype: str, width: str) -> None:
     columns = vectors * _lanes(pieces, dtype, width)
-    highest = getattr(pieces, f"tile_rows_{width}")[index]
+    highest = getattr(pieces, f"tile_rows_{width}")()[index]
     # 128 is the depth that is summed at a time.
     for depth in (0, 1, 7, 128, 129, 300):
         b = _integers(depth, columns, dtype=dtype)
@@ -137,7 +131,7 @@ def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: 
 
 @pytest.mark.parametrize("width", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_transposed_weights(pieces: ModuleType, dtype: str, width: str) -> None:
+def test_transposed_weights(pieces: Program, dtype: str, width: str) -> None:
     call = getattr(pieces, f"forward_weights_{dtype}_{width}")
     lanes = _lanes(pieces, dtype, width)
     for depth in (1, 2, lanes - 1, lanes, 2 * lanes + 1, 4 * lanes + 3, 257, 300):
@@ -152,7 +146,7 @@ def test_transposed_weights(pieces: ModuleType, dtype: str, width: str) -> None:
 
 @pytest.mark.parametrize("width", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_do_not_depend_on_packing(pieces: ModuleType, dtype: str, width: str) -> None:
+def test_bits_do_not_depend_on_packing(pieces: Program, dtype: str, width: str) -> None:
     call = getattr(pieces, f"forward_weights_{dtype}_{width}")
     generator = np.random.default_rng(0)
     for depth in (5, 129, 300, 521):
@@ -169,7 +163,7 @@ FORMS = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]
 
 
 @pytest.mark.parametrize("index", range(len(FORMS)), ids=["-".join(form) for form in FORMS])
-def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
+def test_cells_on_scalars(pieces: Program, index: int) -> None:
     """A step of one unit by a cell's phases, against the reference's equations."""
     cell, *numbers = FORMS[index]
     x_blocks, h_blocks, states, _, own, projected, takes_x = map(int, numbers)
@@ -192,7 +186,7 @@ def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
             parts = torch.cat([weights[0] * x, *[x] * takes_x])
             recurrent = torch.cat(weights[1 : 2 + projected])
             given = (parts, recurrent, torch.cat(before), weights[-1] if own else draw(0), grad)
-        found, gradients = pieces.cells[index](*(t.flatten().tolist() for t in given))
+        found, gradients = getattr(pieces, f"cell_{index}")(*(t.flatten().tolist() for t in given))
         np.testing.assert_allclose(found, after.flatten().tolist(), rtol=1e-13, atol=1e-15)
         of_x, of_w, of_states, of_own = map(torch.tensor, map(np.array, gradients))
         itself = of_x[x_blocks:].sum() if takes_x else 0
@@ -202,7 +196,7 @@ def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
         np.testing.assert_allclose(mine.tolist(), theirs.tolist(), rtol=1e-10, atol=1e-14)
 
 
-def test_offsets_beyond_32_bits(pieces: ModuleType) -> None:
+def test_offsets_beyond_32_bits(pieces: Program) -> None:
     # T 100,000, B 512, 4,096 features: 2.1e11 elements.
     features, batch, steps = 4096, 512, 100_000
     assert pieces.sequence_offset(batch * features, features, steps - 1, batch - 1) == (
@@ -216,7 +210,7 @@ def test_offsets_beyond_32_bits(pieces: ModuleType) -> None:
 
 
 def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
-    pieces: ModuleType,
+    pieces: Program,
 ) -> None:
     for threads in (1, 2, 3, 8, 64):
         for directions in (1, 2):
@@ -236,7 +230,7 @@ def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])
-def test_row_groups_have_about_the_same_number_of_steps(pieces: ModuleType, groups: int) -> None:
+def test_row_groups_have_about_the_same_number_of_steps(pieces: Program, groups: int) -> None:
     generator = np.random.default_rng(groups)
     for longest in (0, 1, 3, 100):
         for rows in (groups, groups + 1, 50):
