@@ -16,7 +16,7 @@ Architectures" (2015).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from typing import Any
 
@@ -52,6 +52,20 @@ def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
         return [parameters[name] for name in names]
     except KeyError:
         return [getattr(module, name) for name in names]
+
+
+# What a call raises that is wrong, or that is not plain after all.
+_REFUSED = (KeyError, RuntimeError, TypeError)
+
+
+def _as_states(hx: Any, count: int) -> Sequence[Any]:
+    if hx is None:
+        return ()
+    if count == 1:
+        return (hx,)
+    if type(hx) is not tuple:
+        raise TypeError
+    return hx
 
 
 def _check_dtype(x: Tensor, weight: Tensor, error: type[Exception]) -> None:
@@ -222,6 +236,11 @@ class _Layers(_Variant, nn.RNNBase):
             ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights.
             RuntimeError: any other shape, type or device that does not fit.
         """
+        if self.num_layers == 1 and ops.is_plain(input) and input.dim() == 3:
+            try:
+                return self._plain_forward(input, hx)
+            except _REFUSED:
+                pass  # what follows says why, as torch.nn does
         flat = _named_weights(self, self._flat_weights_names)
         count = len(flat) // self.num_layers
         weights = [flat[i : i + count] for i in range(0, len(flat), count)]
@@ -253,6 +272,14 @@ class _Layers(_Variant, nn.RNNBase):
         if batch_sizes is not None:
             y = PackedSequence(y, batch_sizes, order, back)
         return y, last if self._states > 1 else last[0]
+
+    def _plain_forward(self, x: Tensor, hx: Any) -> tuple[Any, Any]:
+        """forward of one layer. The op checks the shapes and types."""
+        parameters, count = self._parameters, self._states
+        weights = [parameters[name] for name in self._flat_weights_names]
+        states = _as_states(hx, count)
+        out = ops.run(self._cell, x, states, weights, self.bidirectional, self.batch_first)
+        return out[0], out[1] if count == 1 else tuple(out[1 : 1 + count])
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels take the weights as they lie."""
@@ -527,10 +554,25 @@ class _Cell(_Variant, nn.RNNCellBase):
         self.reset_parameters()
 
 
+# The names of a cell's weights, by whether it has biases.
+_CELL_WEIGHTS = {
+    name: tuple(tuple(cell.shapes(1, 1, bias=bias)) for bias in (False, True))
+    for name, cell in ops.CELLS.items()
+}
+
+
 def _cell_step(
     module: nn.RNNCellBase, cell: str, input: Tensor, states: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """One step of a cell on [B, I] or [I]. Raises what torch.nn raises."""
+    names = _CELL_WEIGHTS[cell][1 if module.bias else 0]
+    if ops.is_plain(input) and input.dim() == 2:
+        try:
+            parameters = module._parameters
+            out = ops.run(cell, input, states, [parameters[name] for name in names])
+            return tuple(out[1 : 1 + ops.CELLS[cell].states])
+        except _REFUSED:
+            pass  # what follows says why, as torch.nn does
     name = type(module).__name__
     if input.dim() not in (1, 2):
         raise ValueError(
@@ -549,10 +591,6 @@ def _cell_step(
             f"input has inconsistent input_size: got {input.shape[-1]}, expected "
             f"{module.input_size}, in an input of shape {list(input.shape)}"
         )
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    names = names if module.bias else names[:2]
-    if ops.CELLS[cell].weights:
-        names += ("weight_peephole",)
     weights = _named_weights(module, names)
     _check_dtype(input, weights[0], RuntimeError)
     unbatched = input.dim() == 1
