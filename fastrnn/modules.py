@@ -16,7 +16,7 @@ Architectures" (2015).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from inspect import signature
 from typing import Any
 
@@ -58,11 +58,7 @@ def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
 _REFUSED = (KeyError, RuntimeError, TypeError)
 
 
-def _as_states(hx: Any, count: int) -> Sequence[Any]:
-    if hx is None:
-        return ()
-    if count == 1:
-        return (hx,)
+def _pair(hx: Any) -> tuple[Any, ...]:
     if type(hx) is not tuple:
         raise TypeError
     return hx
@@ -238,7 +234,13 @@ class _Layers(_Variant, nn.RNNBase):
         """
         if self.num_layers == 1 and ops.is_plain(input) and input.dim() == 3:
             try:
-                return self._plain_forward(input, hx)
+                parameters, count = self._parameters, self._states
+                weights = [parameters[name] for name in self._flat_weights_names]
+                states = () if hx is None else (hx,) if count == 1 else _pair(hx)
+                out = ops.run(
+                    self._cell, input, states, weights, self.bidirectional, self.batch_first
+                )
+                return out[0], out[1] if count == 1 else (out[1], out[2])
             except _REFUSED:
                 pass  # what follows says why, as torch.nn does
         flat = _named_weights(self, self._flat_weights_names)
@@ -272,14 +274,6 @@ class _Layers(_Variant, nn.RNNBase):
         if batch_sizes is not None:
             y = PackedSequence(y, batch_sizes, order, back)
         return y, last if self._states > 1 else last[0]
-
-    def _plain_forward(self, x: Tensor, hx: Any) -> tuple[Any, Any]:
-        """forward of one layer. The op checks the shapes and types."""
-        parameters, count = self._parameters, self._states
-        weights = [parameters[name] for name in self._flat_weights_names]
-        states = _as_states(hx, count)
-        out = ops.run(self._cell, x, states, weights, self.bidirectional, self.batch_first)
-        return out[0], out[1] if count == 1 else tuple(out[1 : 1 + count])
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels take the weights as they lie."""
@@ -508,6 +502,9 @@ class MUT3(_Unprojected):
     _cell, _mode = "mut3", "MUT3"
 
 
+_RNNS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+
+
 class RNN(_Unprojected):
     """torch.nn.RNN, fused: the same arguments, parameters and results.
 
@@ -529,7 +526,7 @@ class RNN(_Unprojected):
 
     @property
     def _cell(self) -> str:
-        return f"rnn_{self.nonlinearity}"
+        return _RNNS[self.nonlinearity]
 
     @property
     def _mode(self) -> str:
@@ -570,7 +567,7 @@ def _cell_step(
         try:
             parameters = module._parameters
             out = ops.run(cell, input, states, [parameters[name] for name in names])
-            return tuple(out[1 : 1 + ops.CELLS[cell].states])
+            return out[1 : 1 + ops.CELLS[cell].states]
         except _REFUSED:
             pass  # what follows says why, as torch.nn does
     name = type(module).__name__
@@ -685,7 +682,7 @@ class RNNCell(nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
-        if self.nonlinearity not in ("tanh", "relu"):
+        if self.nonlinearity not in _RNNS:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         states = () if hx is None else (hx,)
-        return _cell_step(self, f"rnn_{self.nonlinearity}", input, states)[0]
+        return _cell_step(self, _RNNS[self.nonlinearity], input, states)[0]

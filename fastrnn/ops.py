@@ -43,6 +43,9 @@ WHY_NO_CUDA = _load_cuda()
 
 _scan = torch.ops.fastrnn.scan.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
+# What an OpOverload calls; by itself it takes 0.5 us less. The compiler knows the OpOverload only.
+_plain_scan = _scan._op
+_plain_scan_backward = _scan_backward._op
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
@@ -146,7 +149,9 @@ def run(
     if _needs_grad(x, states, weights):
         layer = Layer(cell, bidirectional, batch_first, len(states), len(weights))
         return _apply_plain(layer, None, None, None, x, *states, *weights)
-    return _scan(cell, x, states, weights, None, None, None, bidirectional, batch_first, False)
+    return _plain_scan(
+        cell, x, states, weights, None, None, None, bidirectional, batch_first, False
+    )
 
 
 def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
@@ -238,9 +243,21 @@ def _unflatten(layer: Layer, tensors: Sequence[Any]) -> Inputs:
     return Inputs(*_arguments(layer, tensors))
 
 
-def _saving_scan(layer: Layer, inputs: Sequence[Tensor | None]) -> list[Tensor]:
-    given = _arguments(layer, inputs)
-    return _scan(*given, True, _allow_tf32(given[1]))
+def _needs(layer: Layer, wanted: Sequence[bool]) -> tuple[bool, bool, bool]:
+    """Whether x, any state and any weight need a gradient; layer and inputs are wanted's order."""
+    end = _FIXED + 1 + layer.states
+    return wanted[_FIXED], True in wanted[_FIXED + 1 : end], True in wanted[end:]
+
+
+def _spread(
+    layer: Layer, needs: tuple[bool, bool, bool], found: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradients that were needed, one for each argument of a Function."""
+    of_inputs, at = [None] * _FIXED, 0
+    for needed, count in zip(needs, (1, layer.states, layer.weights)):
+        of_inputs += found[at : at + count] if needed else [None] * count
+        at += count * needed
+    return tuple(of_inputs)
 
 
 class _Scan(Function):
@@ -248,7 +265,8 @@ class _Scan(Function):
 
     @staticmethod
     def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        return tuple(_saving_scan(layer, inputs))
+        given = _arguments(layer, inputs)
+        return tuple(_scan(*given, True, _allow_tf32(given[1])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -262,24 +280,18 @@ class _Scan(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        layer, wanted = ctx.layer, ctx.needs_input_grad[_FIXED:]
-        end = 1 + layer.states
-        needs = (wanted[0], True in wanted[1:end], True in wanted[end:])
-        grads = grads[: layer.grads]
+        layer, grads = ctx.layer, grads[: ctx.layer.grads]
+        needs = _needs(layer, ctx.needs_input_grad)
         # Recorded only where a derivative of the derivative may follow.
         if torch.compiler.is_compiling():
             run = _ScanBackward.apply if is_grad_enabled() else _ScanBackward.forward
         elif is_grad_enabled() or _transformed():
             run = _ScanBackwardWithTangents.apply
-        elif _legacy_batched(grads):
+        elif any(g is not None and _is_legacy_batched(g) for g in grads):
             run = _batched_backward
         else:
             run = _ScanBackward.forward
-        found, of_inputs, at = run(layer, needs, *grads, *ctx.saved_tensors), [None] * _FIXED, 0
-        for needed, count in zip(needs, (1, layer.states, layer.weights), strict=True):
-            of_inputs += found[at : at + count] if needed else [None] * count
-            at += count * needed
-        return tuple(of_inputs)
+        return _spread(layer, needs, run(layer, needs, *grads, *ctx.saved_tensors))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
@@ -292,13 +304,25 @@ class _PlainScan(Function):
 
     @staticmethod
     def forward(ctx: Any, layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        out, grads = _saving_scan(layer, inputs), layer.grads
+        given = _arguments(layer, inputs)
+        out = _plain_scan(*given, True, _allow_tf32(given[1]))
         ctx.layer = layer
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs, out[0], *out[1 + grads // 2 :])
-        return tuple(out[:grads])
+        ctx.save_for_backward(*inputs, out[0], *out[1 + len(out) // 2 :])
+        return tuple(out[:-1])
 
-    backward = staticmethod(_Scan.backward)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if is_grad_enabled() or torch.compiler.is_compiling() or _transformed():
+            return _Scan.backward(ctx, *grads)
+        for g in grads:
+            if g is not None and _is_legacy_batched(g):
+                return _Scan.backward(ctx, *grads)
+        layer, tensors = ctx.layer, ctx.saved_tensors
+        given = _arguments(layer, tensors[: layer.inputs])
+        needs = _needs(layer, ctx.needs_input_grad)
+        outputs, tf32 = tensors[layer.inputs :], _allow_tf32(given[1])
+        return _spread(layer, needs, _plain_scan_backward(grads, *given, outputs, *needs, tf32))
 
 
 # Function.apply looks for arguments by name and for functorch first, which takes 2 us; this is what
@@ -371,14 +395,6 @@ class _ScanBackwardWithTangents(_ScanBackward):
         given = [t for t, v in zip(tangents, variable, strict=True) if v]
         filled = [torch.zeros_like(p) if t is None else t for p, t in zip(primals, given)]
         return _tangents(function, primals, filled)
-
-
-def _legacy_batched(grads: Sequence[Tensor | None]) -> bool:
-    """Whether torch.autograd.grad computes gradients of several outputs at once."""
-    for g in grads:  # noqa: SIM110  (any() over a generator takes three times as long)
-        if g is not None and _is_legacy_batched(g):
-            return True
-    return False
 
 
 def _tangents(
