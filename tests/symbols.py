@@ -13,7 +13,12 @@ import sys
 from pathlib import Path
 
 # By the names of their objects: how a mangled name has the tag.
-TAGS = {"isa_baseline.o": "8Baseline", "isa_avx2.o": "4Avx2", "isa_avx512.o": "6Avx512"}
+TAGS = {
+    "isa_baseline.o": "8Baseline",
+    "isa_avx2.o": "4Avx2",
+    "isa_avx512.o": "6Avx512",
+    "isa_avx512_bf16.o": "10Avx512Bf16",
+}
 
 
 def shared_functions(file: Path) -> set[str]:
