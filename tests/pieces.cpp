@@ -479,7 +479,7 @@ int main() {
   add_arch<Baseline>(all, "baseline");
   add_arch<Avx2>(all, "avx2");
   add_arch<Avx512>(all, "avx512");
-  add_arch<Avx512Bf16>(all, "avx512_bf16");
+  add_products<Avx512Bf16, bf16>(all, "_bfloat16_avx512_bf16");
   // By the places of cells' forms in the list.
   int form = 0;
 #define FRNN_CELL(name, Cell) all.add("cell_" + std::to_string(form++), run_cell<Cell>);

@@ -31,6 +31,9 @@ def start(folder: Path) -> Program:
 
 def _flags() -> list[str]:
     flags = ["-std=c++20", "-O2", "-g0", "-w", "-ffp-contract=fast", f"-I{ROOT / 'csrc'}"]
-    if not EMULATOR and "avx2" in torch.ops.fastrnn.cpu_isas().split(": ")[1]:
-        flags += ["-mavx2", "-mfma"]
+    if not EMULATOR:
+        isas = torch.ops.fastrnn.cpu_isas().split(": ")[1].split()
+        flags += ["-mavx2", "-mfma"] * ("avx2" in isas)
+        # Vectors of 64 bytes are tested without, too, but take minutes to compile in halves.
+        flags += ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"] * ("avx512" in isas)
     return flags

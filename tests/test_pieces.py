@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -15,7 +15,14 @@ from torch import Tensor
 from fastrnn import reference
 
 WIDTHS = ("baseline", "avx2", "avx512")
-SETS = (*WIDTHS, "avx512_bf16")
+# What products are made for: a set with AVX512_BF16 differs from AVX-512 in bfloat16 only.
+PRODUCTS = pytest.mark.parametrize(
+    "dtype, width",
+    [
+        *product(("float32", "float64", "bfloat16", "float16"), WIDTHS),
+        ("bfloat16", "avx512_bf16"),
+    ],
+)
 FUNCTIONS = ("exp", "sigmoid", "tanh")
 
 
@@ -93,9 +100,6 @@ def test_transposition(pieces: Program, dtype: str, width: str) -> None:
     np.testing.assert_array_equal(found, square.T)
 
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
-
-
 def _integers(*shape: int, dtype: str) -> np.ndarray:
     """Whole numbers, whose products and sums are exact, in the type that products are summed in."""
     generator = np.random.default_rng(sum(shape))
@@ -107,15 +111,15 @@ def _compute(dtype: str) -> str:
 
 
 def _lanes(pieces: Program, dtype: str, width: str) -> int:
+    width = width.removesuffix("_bf16")
     return getattr(pieces, f"bytes_{width}")() // np.dtype(_compute(dtype)).itemsize
 
 
-@pytest.mark.parametrize("width", SETS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@PRODUCTS
 @pytest.mark.parametrize("index, vectors", list(enumerate([2, 3, 4, 6, 8])))
 def test_tiles(pieces: Program, index: int, vectors: int, dtype: str, width: str) -> None:
     columns = vectors * _lanes(pieces, dtype, width)
-    highest = getattr(pieces, f"tile_rows_{width}")()[index]
+    highest = getattr(pieces, f"tile_rows_{width.removesuffix('_bf16')}")()[index]
     # 128 is the depth that is summed at a time.
     for depth in (0, 1, 7, 128, 129, 300):
         b = _integers(depth, columns, dtype=dtype)
@@ -129,8 +133,7 @@ def test_tiles(pieces: Program, index: int, vectors: int, dtype: str, width: str
                 np.testing.assert_array_equal(found, a.T @ b + init)
 
 
-@pytest.mark.parametrize("width", SETS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@PRODUCTS
 def test_transposed_weights(pieces: Program, dtype: str, width: str) -> None:
     call = getattr(pieces, f"forward_weights_{dtype}_{width}")
     lanes = _lanes(pieces, dtype, width)
@@ -144,8 +147,7 @@ def test_transposed_weights(pieces: Program, dtype: str, width: str) -> None:
                     np.testing.assert_array_equal(found[:, units:], 0)
 
 
-@pytest.mark.parametrize("width", SETS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@PRODUCTS
 def test_bits_do_not_depend_on_packing(pieces: Program, dtype: str, width: str) -> None:
     call = getattr(pieces, f"forward_weights_{dtype}_{width}")
     generator = np.random.default_rng(0)
