@@ -179,8 +179,9 @@ Array<Compute<T>> multiply_tiles(Array<Compute<T>> a, Array<Compute<T>> b, Array
   pack_columns<Arch, T>([&](int64_t k) { return right.get() + k * columns; }, 0, columns, depth,
                         panel.data(), columns);
   Array<Compute<T>> c({rows, columns});
-  multiply<Arch>(rows, factors<F>(depth), as_factors<F>(left.get()), left.stride / kSpan<F>,
-                 panel.data(), columns, vectors, init.data(), columns, c.mutable_data(), columns);
+  multiply<Arch>(rows, factors<F>(depth), kDepthBlock, as_factors<F>(left.get()),
+                 left.stride / kSpan<F>, panel.data(), columns, vectors, init.data(), columns,
+                 c.mutable_data(), columns);
   return c;
 }
 
@@ -220,7 +221,7 @@ Array<Compute<T>> forward_weights(Array<Compute<T>> a, Array<Compute<T>> b, int6
   const int64_t rows = a.shape(0), depth = a.shape(1), units = b.shape(0);
   const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
   const Rows<Arch, T, T> right(b, 0);
-  ForwardWeights<Arch, T> weights(right.get(), nullptr, 1, units, depth, panel_rows);
+  ForwardWeights<Arch, T> weights(right.get(), nullptr, 1, units, depth, kShortBlock, panel_rows);
   weights.pack(0, weights.parts());
   const int64_t columns = (weights.columns() + weights.vectors() - 1) / weights.vectors() *
                           weights.vectors() * ForwardWeights<Arch, T>::W;

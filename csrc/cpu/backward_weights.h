@@ -69,7 +69,7 @@ class BackwardWeights {
         const C* from = k ? c + at : init ? init + at : zeros_.get();
         const int64_t from_stride = k ? c_stride : init ? init_stride : 0;
         auto by = [&](auto* b, int64_t b_stride) {
-          fastrnn::cpu::multiply<Arch>(rows, depth, factor + k, a_stride / kSpan<F>,
+          fastrnn::cpu::multiply<Arch>(rows, depth, kDepthBlock, factor + k, a_stride / kSpan<F>,
                                        b + k * b_stride, b_stride, panels_.vectors, from,
                                        from_stride, c + at, c_stride);
         };

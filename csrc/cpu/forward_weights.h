@@ -22,15 +22,17 @@ class ForwardWeights {
 
   ForwardWeights() = default;
 
-  // panel_rows: how many rows each product will have; 0: do not pack.
+  // panel_rows: how many rows each product will have; 0: do not pack. Sums have blocks of
+  // depth_block, a multiple of 64.
   ForwardWeights(const void* weight, const void* bias, int gates, int64_t units, int64_t depth,
-                 int64_t panel_rows)
+                 int64_t depth_block, int64_t panel_rows)
       : weight_(static_cast<const T*>(weight)),
         bias_source_(static_cast<const T*>(bias)),
         gates_(gates),
         units_(units),
         blocks_((units + W - 1) / W),
-        depth_(depth) {
+        depth_(depth),
+        depth_block_(depth_block) {
     panels_.depth = factors<F>(depth);
     panels_.vectors = panel_rows ? panel_vectors<Arch>(gates, panel_rows, columns()) : gates;
     panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
@@ -71,15 +73,15 @@ class ForwardWeights {
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
       if (panels_) {
         panels_.visit([&](auto* data) {
-          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, factor, stride,
+          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride,
                                        data + panels_.offset(column), panels_.stride(),
                                        panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
         });
       } else {
         for (int g = 0; g < gates_; ++g) {
           multiply_transposed<Arch>(
-              rows, depth_, factor, stride, weight_ + first_row(column + g) * depth_, depth_,
-              live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
+              rows, depth_, depth_block_, factor, stride, weight_ + first_row(column + g) * depth_,
+              depth_, live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
         }
       }
     }
@@ -94,7 +96,7 @@ class ForwardWeights {
   const T* weight_ = nullptr;
   const T* bias_source_ = nullptr;
   int gates_ = 1;
-  int64_t units_ = 0, blocks_ = 0, depth_ = 0;
+  int64_t units_ = 0, blocks_ = 0, depth_ = 0, depth_block_ = kDepthBlock;
   Panels<F, Narrow<Arch, T>, W> panels_;
   Buffer<C> bias_;
 };

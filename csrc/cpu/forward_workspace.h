@@ -113,9 +113,10 @@ struct ForwardWorkspace : Workspace<Arch, T> {
 
   void make_weights() {
     const int64_t h_rows = in_place() ? 0 : rows, x_rows = h_rows * chunk_steps;
+    const int64_t block = s.batch <= kFewRows ? kShortBlock : kDepthBlock;
     for (int64_t d = 0; d < p.directions; ++d) {
       const Weights& w = p.weights[d];
-      weights_[d].ih = {w.ih, w.bias_ih, cell.x_blocks, p.hidden_size, p.input_size, x_rows};
+      weights_[d].ih = {w.ih, w.bias_ih, cell.x_blocks, p.hidden_size, p.input_size, block, x_rows};
       for (int i = 0; i < cell.phases; ++i) {
         const PhaseLayout& phase = cell.phase[i];
         for (int k = 0; k < phase.products; ++k) {
@@ -126,8 +127,8 @@ struct ForwardWorkspace : Workspace<Arch, T> {
           const T* weight = static_cast<const T*>(recurrent ? w.hh : w.hr) + first * depth;
           const T* bias =
               recurrent && w.bias_hh ? static_cast<const T*>(w.bias_hh) + first : nullptr;
-          weights_[d].product[i][k] = {weight,           bias,  product.count,
-                                       size(phase.size), depth, h_rows};
+          weights_[d].product[i][k] = {weight, bias,  product.count, size(phase.size),
+                                       depth,  block, h_rows};
         }
       }
     }

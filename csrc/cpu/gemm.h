@@ -175,22 +175,26 @@ FRNN_INLINE int64_t even_height(int64_t rows, int64_t max_height) {
 // How many factors a tile sums up at a time. Summing in blocks keeps the rounding error of long
 // sums small, and a block of a panel in the first-level cache while all row tiles use it.
 inline constexpr int64_t kDepthBlock = 128;
+// That of few rows. Others have kernels for these that sum up a product in many parts, and half as
+// many values in a row have 0.7 times the error; the tiles' ends cost 5% at 64 rows, but nothing
+// where few rows wait for the weights.
+inline constexpr int64_t kShortBlock = 64;
 
-// c[rows][vectors] = a b + init; init may be c.
+// c[rows][vectors] = a b + init, summed up in blocks of `depth_block`; init may be c.
 template <class Arch, class F, class B>
-void multiply(int64_t rows, int64_t depth, const F* a, int64_t a_stride, const B* b,
-              int64_t b_stride, int vectors, const Compute<F>* init, int64_t init_stride,
-              Compute<F>* c, int64_t c_stride) {
+void multiply(int64_t rows, int64_t depth, int64_t depth_block, const F* a, int64_t a_stride,
+              const B* b, int64_t b_stride, int vectors, const Compute<F>* init,
+              int64_t init_stride, Compute<F>* c, int64_t c_stride) {
   int64_t k = 0;
   do {
-    const int64_t block = std::min(kDepthBlock, depth - k);
+    const int64_t block = std::min(depth_block, depth - k);
     for (int64_t row = 0, height; row < rows; row += height) {
       height = even_height(rows - row, tile_rows<Arch>(vectors));
       const auto run = select_tile<Arch, F, B, RowLayout::kStrided>(int(height), vectors);
       run(block, a + row * a_stride + k, a_stride, b + k * b_stride, b_stride,
           init + row * init_stride, init_stride, c + row * c_stride, c_stride);
     }
-    init = c, init_stride = c_stride, k += kDepthBlock;
+    init = c, init_stride = c_stride, k += depth_block;
   } while (k < depth);
 }
 
@@ -308,9 +312,9 @@ void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, B* out,
 // c = init + a b^T for kRows rows of a and `count` rows of b of type T: one vector of columns, of
 // which squares are transposed in registers. The sums have the order of the tiles'.
 template <class Arch, class F, class T, int kRows>
-__attribute__((noinline)) void transposed_tile(int64_t depth, const F* a, int64_t a_stride,
-                                               const T* b, int64_t b_stride, int count,
-                                               const Compute<F>* init, Compute<F>* c,
+__attribute__((noinline)) void transposed_tile(int64_t depth, int64_t depth_block, const F* a,
+                                               int64_t a_stride, const T* b, int64_t b_stride,
+                                               int count, const Compute<F>* init, Compute<F>* c,
                                                int64_t c_stride) {
   using V = Vec<Compute<F>, Arch::kBytes>;
   using Square = Vec<SquareElement<T>, Arch::kBytes>;
@@ -318,7 +322,7 @@ __attribute__((noinline)) void transposed_tile(int64_t depth, const F* a, int64_
   constexpr int kPerVector = W * kEach;
   int64_t k = 0, init_stride = 0;
   do {
-    const int64_t end = std::min(depth, k + kDepthBlock * kSpan<F>);
+    const int64_t end = std::min(depth, k + depth_block * kSpan<F>);
     V sum[kRows];
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) sum[m] = V(Compute<F>(0));
@@ -359,9 +363,9 @@ __attribute__((noinline)) void transposed_tile(int64_t depth, const F* a, int64_
 
 // The same for any rows: worth it where b is used for a few rows only.
 template <class Arch, class F, class T>
-void multiply_transposed(int64_t rows, int64_t depth, const F* a, int64_t a_stride, const T* b,
-                         int64_t b_stride, int count, const Compute<F>* init, Compute<F>* c,
-                         int64_t c_stride) {
+void multiply_transposed(int64_t rows, int64_t depth, int64_t depth_block, const F* a,
+                         int64_t a_stride, const T* b, int64_t b_stride, int count,
+                         const Compute<F>* init, Compute<F>* c, int64_t c_stride) {
   auto of = [&]<int... i>(std::integer_sequence<int, i...>) {
     static constexpr decltype(&transposed_tile<Arch, F, T, 1>) kTiles[] = {
         transposed_tile<Arch, F, T, i + 1>...};
@@ -371,7 +375,7 @@ void multiply_transposed(int64_t rows, int64_t depth, const F* a, int64_t a_stri
   const auto* const tiles = of(std::make_integer_sequence<int, kMost>{});
   for (int64_t row = 0, height; row < rows; row += height) {
     height = even_height(rows - row, kMost);
-    tiles[height - 1](depth, a + row * a_stride, a_stride, b, b_stride, count, init,
+    tiles[height - 1](depth, depth_block, a + row * a_stride, a_stride, b, b_stride, count, init,
                       c + row * c_stride, c_stride);
   }
 }
