@@ -9,8 +9,6 @@ namespace fastrnn::cpu {
 namespace {
 
 constexpr std::align_val_t kAlign{64};
-// The system's own allocator keeps smaller blocks by itself.
-constexpr size_t kLarge = size_t(64) << 10;
 // A sanitizer sees no use after free, and no end, of memory that is handed out again.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kKept = 0;
@@ -75,20 +73,14 @@ void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t byte
 }
 
 Block take_block(size_t bytes) {
-  if (bytes >= kLarge) {
-    if (const Block block = kept.take(bytes); block.data) return block;
-  }
+  if (const Block block = kept.take(bytes); block.data) return block;
   const Block block{operator new(bytes, kAlign), bytes};
   prefer_huge_pages(block.data, bytes);
   return block;
 }
 
 void give_block(Block block) noexcept {
-  if (block.bytes < kLarge) {
-    operator delete(block.data, kAlign);
-  } else {
-    kept.give(block);
-  }
+  if (block.data) kept.give(block);
 }
 
 }  // namespace fastrnn::cpu

@@ -13,8 +13,9 @@ namespace fastrnn::cpu {
 // I = H = 512.
 void prefer_huge_pages(void* data, size_t bytes);
 
-// A thread keeps up to this much of the large blocks that it has freed, the latest first, for its
-// next calls: a call that gets fresh pages from the system waits for each to be cleared.
+// A thread keeps up to this much of what it has freed, the latest first, for its next calls. One
+// that gets fresh pages from the system waits for each to be cleared, and even small blocks, of
+// which a call takes a dozen, are slow to get on a cache line's boundary.
 inline constexpr size_t kKeptBytes = size_t(128) << 20;
 
 // Aligned to a cache line. Throws std::bad_alloc.
