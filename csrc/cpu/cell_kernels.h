@@ -85,6 +85,20 @@ FRNN_INLINE V rounded(V v) {
   }
 }
 
+// Stores a whole vector of which n units exist. Where products go by pairs, the last unit's may
+// read the one behind it, times 0: it is 0, because what a unit that does not exist computes may be
+// NaN.
+template <class Arch, class T, class V>
+FRNN_INLINE void store_own(Operand<Arch, T>* p, V v, int n) {
+  if (kByPairs<Arch, T> && n < V::kSize) {
+    Operand<Arch, T> part[V::kSize] = {};
+    store(part, v, n);
+    std::memcpy(p, part, sizeof part);
+  } else {
+    store(p, v);
+  }
+}
+
 template <class V, class T>
 FRNN_INLINE V load_or_zero(const T* p, int64_t at, int n) {
   return p ? load<V>(p + at, n) : V(typename V::Scalar(0));
@@ -137,7 +151,7 @@ void forward_phase(const ForwardRow<Arch, T>* rows, int count, const Compute<T>*
       }
 #pragma GCC unroll 4
       for (int q = 0; q < P::kOperands; ++q) {
-        store(row.operand[kPhase.first_operand + q] + j, rounded<T>(s.operand[q]));
+        store_own<Arch, T>(row.operand[kPhase.first_operand + q] + j, rounded<T>(s.operand[q]), n);
       }
 #pragma GCC unroll 4
       for (int k = 0; k < kCell.states; ++k) {
@@ -150,7 +164,7 @@ void forward_phase(const ForwardRow<Arch, T>* rows, int count, const Compute<T>*
         }
         if (row.last[k]) store(row.last[k] + j, after, n);
         const V next = row.starts_over_next ? V(C(0)) : after;
-        k ? store(row.carry[k] + j, next) : store(row.next_h + j, next);
+        k ? store(row.carry[k] + j, next) : store_own<Arch, T>(row.next_h + j, next, n);
       }
     }
   }
