@@ -12,7 +12,8 @@ if [ -z "$build" ]; then
 fi
 if [ $# -eq 0 ]; then
   set -- "$root"/tests/test_{sequences,determinism,errors}.py \
-    "$root"/tests/test_parity.py::test_float64_equals_torch
+    "$root"/tests/test_parity.py::test_float64_equals_torch \
+    -k "not bits_of_the_whole and not same_bits_in_every_batch"
 fi
 
 flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
