@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from fastrnn.compare import PASSES, Result
+from fastrnn.compare import NAMES, PASSES, STEPS, Result
 from fastrnn.machine import Machine
-from fastrnn.report import NAMES, by_shape, means
+from fastrnn.report import by_shape, means
 
 # Okabe and Ito's, told apart by every kind of sight, and in grey.
 COLORS = {"lstm": "#0072b2", "gru": "#e69f00", "rnn": "#009e73"}
@@ -63,7 +63,7 @@ def _panel(axes: Axes, results: Sequence[Result], training: bool) -> None:
             [ratio - 1 for ratio in ratios],
             width * 0.94,
             bottom=1,
-            color=COLORS[cell],
+            color=COLORS[STEPS.get(cell, cell)],
             label=NAMES[cell],
         )
         axes.bar_label(

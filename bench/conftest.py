@@ -2,6 +2,7 @@
 
 pytest bench                                          all of it, some minutes
 pytest bench --shapes 100,16,128,128 --cells gru      a part of it
+pytest bench --cells steps                            LSTMCell, GRUCell and RNNCell, on T = 1
 pytest bench --cells all                              every cell, against plain PyTorch
 """
 
@@ -23,6 +24,8 @@ from fastrnn.compare import (
     PASSES,
     ROUNDS,
     SHAPES,
+    STEP_SHAPES,
+    STEPS,
     Case,
     Result,
     Shape,
@@ -39,16 +42,21 @@ def _shapes(text: str) -> list[Shape]:
 
 
 def _cells(text: str) -> list[str]:
-    """Those of torch.nn alone, or any of all."""
-    cells = [*MODULES] if text == "all" else text.split(",")
-    if not (set(cells) <= GATES.keys() or set(cells) <= MODULES.keys()):
+    """Layers of torch.nn, its Cells, or any of all."""
+    cells = {"all": [*MODULES], "steps": [*STEPS]}.get(text, text.split(","))
+    if not any(set(cells) <= known.keys() for known in (GATES, STEPS, MODULES)):
         raise ValueError(f"no such cell among {text!r}")
     return cells
 
 
 def _against_torch(config: pytest.Config) -> bool:
     """Whether the peer is torch.nn. Otherwise there is a cell that it does not have."""
-    return set(config.option.cells or GATES) <= GATES.keys()
+    return set(config.option.cells or GATES) <= GATES.keys() | STEPS.keys()
+
+
+def _of_steps(config: pytest.Config) -> bool:
+    """Whether the cells are Cells."""
+    return set(config.option.cells or GATES) <= STEPS.keys()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,8 +65,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--cells",
         type=_cells,
-        help="of lstm,gru,rnn, against torch.nn (default: all three); all, or a "
-        "list with another cell, against plain PyTorch",
+        help="of lstm,gru,rnn (default: all three), or of lstmcell,grucell,rnncell (steps: all "
+        "three), against torch.nn; all, or a list with another cell, against plain PyTorch",
     )
     group.addoption("--dtype", default="float32", help="float32, float64, float16 or bfloat16")
     group.addoption("--device", type=torch.device, default=torch.device("cpu"))
@@ -81,7 +89,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     option = metafunc.config.option
     dtype = getattr(torch, option.dtype)
-    choices = product(option.shapes or SHAPES, option.cells or GATES, PASSES)
+    shapes = option.shapes or (STEP_SHAPES if _of_steps(metafunc.config) else SHAPES)
+    choices = product(shapes, option.cells or GATES, PASSES)
     metafunc.parametrize(
         "case",
         [
@@ -123,9 +132,9 @@ def pytest_terminal_summary(
     machine, option = config.stash[MACHINE], config.option
     # A part of the results does not overwrite the whole.
     torch_only = _against_torch(config)
-    part_of_cells = option.cells and option.cells != [*MODULES]
+    part_of_cells = option.cells and option.cells not in ([*MODULES], [*STEPS])
     part = "-part" if option.shapes or part_of_cells or option.keyword else ""
-    cells = "" if torch_only else "-cells"
+    cells = "-steps" if _of_steps(config) else "" if torch_only else "-cells"
     name = f"{option.device.type}-{machine.slug}-{machine.dtype}{cells}{part}"
     target: Path = option.results or FOLDER / name
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -30,12 +30,12 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
-// The arguments that scan and scan_backward share.
+// The arguments that scan and scan_backward share, which outlive the call.
 struct ScanArguments {
-  std::string cell;
-  Tensor x;
-  Tensors states, weights;
-  std::optional<Tensor> lengths, batch_sizes, resets;
+  const std::string& cell;
+  const Tensor& x;
+  const Tensors &states, &weights;
+  const std::optional<Tensor>&lengths, &batch_sizes, &resets;
   bool bidirectional, batch_first;
 };
 
@@ -58,21 +58,48 @@ std::string describe(const Sizes& sizes) {
   return text + "]";
 }
 
-inline void check_shape(const Tensor& t, const Shape& expected, std::string_view name) {
-  const auto sizes = t.sizes();
-  FRNN_CHECK(std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()), "Expected ",
-             name, " of shape ", describe(expected), ", got ", describe(sizes));
+// Where a tensor lies. Each question that is asked of a tensor is a call of the C shim, and a call
+// of the op has a dozen tensors.
+struct View {
+  explicit View(const Tensor& t) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(t.get(), &dims));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(t.get(), &sizes));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(t.get(), &strides));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(t.get(), &data));
+  }
+
+  bool has(const Shape& shape) const {
+    return std::equal(sizes, sizes + dims, shape.begin(), shape.end());
+  }
+  // Whether the last dimensions, as many as are said, are contiguous.
+  bool is_contiguous(int64_t last) const {
+    int64_t expected = 1;
+    for (int64_t i = dims; i-- > std::max<int64_t>(0, dims - last); expected *= sizes[i]) {
+      if (sizes[i] > 1 && strides[i] != expected) return false;
+    }
+    return true;
+  }
+
+  void* data = nullptr;
+  int64_t dims = 0;
+  int64_t *sizes = nullptr, *strides = nullptr;
+};
+
+inline void check_shape(const Tensor& t, const View& view, const Shape& expected,
+                        std::string_view name) {
+  FRNN_CHECK(view.has(expected), "Expected ", name, " of shape ", describe(expected), ", got ",
+             describe(t.sizes()));
 }
 
-inline Type type_of(const Tensor& x) {
-  switch (x.scalar_type()) {
+inline Type type_of(ScalarType type) {
+  switch (type) {
     case ScalarType::Float: return Type::kFloat32;
     case ScalarType::Double: return Type::kFloat64;
     case ScalarType::BFloat16: return Type::kBFloat16;
     case ScalarType::Half: return Type::kFloat16;
     default:
       FRNN_CHECK(false, "input must be float32, float64, bfloat16 or float16, got ",
-                 torch::headeronly::toString(x.scalar_type()));
+                 torch::headeronly::toString(type));
   }
 }
 
@@ -130,7 +157,7 @@ class ScheduleStorage {
 // One call: ScanParams and all that they point to.
 class Scan {
  public:
-  explicit Scan(ScanArguments args) : args_(std::move(args)) {
+  explicit Scan(const ScanArguments& args) : args_(args) {
     check_input();
     check_weights();
     check_states();
@@ -141,7 +168,7 @@ class Scan {
 
   const CellLayout& cell() const { return kCells[params.cell].layout; }
   bool empty() const { return params.schedule.batch == 0; }
-  ScalarType type() const { return args_.x.scalar_type(); }
+  ScalarType type() const { return type_; }
   ScalarType compute_type() const {
     return type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   }
@@ -186,11 +213,10 @@ class Scan {
     for (size_t i = shape.size(); i-- > 0; stride *= std::max<int64_t>(shape[i], 1)) {
       strides[i] = stride;
     }
-    const auto dtype = torch::stable::detail::from(type);
     AtenTensorHandle handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-        int64_t(shape.size()), shape.data(), strides, torch::stable::detail::to<int32_t>(dtype),
-        device_type_, device_index_, &handle));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(shape.size()), shape.data(),
+                                                           strides, code_of(type), device_type_,
+                                                           device_index_, &handle));
     return Tensor(handle);
   }
   Tensor zeros_tensor(const Shape& shape, ScalarType type) const {
@@ -201,41 +227,43 @@ class Scan {
     return args_.lengths ? zeros_tensor(shape, type) : empty_tensor(shape, type);
   }
 
-  // A tensor of the given shape and type on x's device, its features contiguous.
-  Tensor hold(const Tensor& t, const Shape& shape, ScalarType type, std::string_view name) {
-    check_shape(t, shape, name);
-    FRNN_CHECK(t.scalar_type() == type, "Input and ", name,
+  // A tensor of the given shape and type on x's device, its last dimensions contiguous: by default
+  // its features. It lives as long as the scan and the tensor.
+  View hold(const Tensor& t, const Shape& shape, ScalarType type, std::string_view name,
+            int64_t contiguous = 1) {
+    const View view(t);
+    check_shape(t, view, shape, name);
+    int32_t found = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &found));
+    FRNN_CHECK(found == code_of(type), "Input and ", name,
                " tensors are not the same dtype, expected ", torch::headeronly::toString(type),
                ", got ", torch::headeronly::toString(t.scalar_type()));
     check_device(t, name);
-    const bool contiguous = t.dim() == 0 || t.size(t.dim() - 1) <= 1 || t.stride(t.dim() - 1) == 1;
-    held_.push_back(contiguous ? t : torch::stable::contiguous(t));
-    return held_.back();
+    if (view.is_contiguous(contiguous)) return view;
+    return View(held_.emplace_back(torch::stable::contiguous(t)));
   }
-  Tensor hold_contiguous(const Tensor& t, const Shape& shape, std::string_view name) {
-    const Tensor held = hold(t, shape, type(), name);
-    if (held.is_contiguous()) return held;
-    held_.push_back(torch::stable::contiguous(held));
-    return held_.back();
+  void* hold_contiguous(const Tensor& t, const Shape& shape, std::string_view name) {
+    return hold(t, shape, type(), name, Shape::kMaxDims).data;
   }
 
   // The view of a tensor that holds one row of features for each row of x.
-  Sequence sequence(const Tensor& t) const {
-    Sequence s{t.data_ptr(), 0, 0};
-    if (args_.batch_sizes || one_step_) {
-      s.step_stride = s.row_stride = t.stride(0);
-    } else {
-      s.step_stride = t.stride(args_.batch_first ? 1 : 0);
-      s.row_stride = t.stride(args_.batch_first ? 0 : 1);
-    }
-    return s;
+  Sequence sequence(const View& view) const {
+    if (args_.batch_sizes || one_step_) return {view.data, view.strides[0], view.strides[0]};
+    const int64_t *step = view.strides + args_.batch_first,
+                  *row = view.strides + !args_.batch_first;
+    return {view.data, *step, *row};
   }
-  State state(const Tensor& t) const {
-    return one_step_ ? State{t.data_ptr(), 0, t.stride(0)}
-                     : State{t.data_ptr(), t.stride(0), t.stride(1)};
+  State state(const View& view) const {
+    return one_step_ ? State{view.data, 0, view.strides[0]}
+                     : State{view.data, view.strides[0], view.strides[1]};
   }
 
  private:
+  // A type as the C shim knows it.
+  static int32_t code_of(ScalarType type) {
+    return torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  }
+
   void check_device(const Tensor& t, std::string_view name) const {
     int32_t type = 0, index = 0;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
@@ -267,7 +295,8 @@ class Scan {
 
   void check_input() {
     const Tensor& x = args_.x;
-    params.type = type_of(x);
+    type_ = x.scalar_type();
+    params.type = type_of(type_);
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(x.get(), &device_type_));
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &device_index_));
     one_step_ = x.dim() == 2 && !args_.batch_sizes;
@@ -356,7 +385,7 @@ class Scan {
     const Tensor* weight = args_.weights.data();
     for (int64_t d = 0; d < params.directions; ++d) {
       for (const auto& [slot, name, shape, given] : weight_kinds()) {
-        if (given) params.weights[d].*slot = hold_contiguous(*weight++, shape, name).data_ptr();
+        if (given) params.weights[d].*slot = hold_contiguous(*weight++, shape, name);
       }
     }
   }
@@ -390,15 +419,17 @@ class Scan {
     const Tensor& x = args_.x;
     const Shape shape = x.dim() == 2 ? Shape{x.size(0)} : Shape{x.size(0), x.size(1)};
     const Tensor& resets = *args_.resets;
-    check_shape(resets, shape, "resets");
+    const View view(resets);
+    check_shape(resets, view, shape, "resets");
     FRNN_CHECK(resets.scalar_type() == ScalarType::Bool, "resets must be a bool tensor");
     check_device(resets, "resets");
-    params.resets = sequence(resets);
+    params.resets = sequence(view);
   }
 
-  ScanArguments args_;
+  const ScanArguments args_;
+  ScalarType type_ = ScalarType::Float;
   std::optional<ScheduleStorage> schedule_;
-  Tensors held_;  // what params point into
+  Tensors held_;  // what params point into, and the arguments do not hold
   int32_t device_type_ = 0, device_index_ = 0;
   bool one_step_ = false, bias_ = false;
 };

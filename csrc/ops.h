@@ -11,17 +11,16 @@ namespace fastrnn {
 // Returns y, the last states, and, to be saved for backward, the states 1 and on of every step and
 // the cell's saved values.
 template <class Backend>
-Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
-             std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes,
-             std::optional<Tensor> resets, bool bidirectional, bool batch_first, bool save,
-             bool allow_tf32) {
+Tensors scan(const std::string& cell, const Tensor& x, const Tensors& states,
+             const Tensors& weights, const std::optional<Tensor>& lengths,
+             const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& resets,
+             bool bidirectional, bool batch_first, bool save, bool allow_tf32) {
   Backend backend(x, allow_tf32);
-  Scan scan({std::move(cell), std::move(x), std::move(states), std::move(weights),
-             std::move(lengths), std::move(batch_sizes), std::move(resets), bidirectional,
-             batch_first});
+  Scan scan({cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first});
   ScanParams& p = scan.params;
   Tensors out;
-  auto add = [&](Tensor t) -> const Tensor& { return out.emplace_back(std::move(t)); };
+  out.reserve(2 * scan.cell().states + 1);
+  auto add = [&](Tensor t) { return View(out.emplace_back(std::move(t))); };
 
   const Shape y = scan.sequence_shape(p.directions * p.output_size);
   p.y = scan.sequence(add(scan.sequence_tensor(y, scan.type())));
@@ -33,7 +32,7 @@ Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
     for (int k = 1; k < scan.cell().states; ++k) {
       p.steps[k] = scan.sequence(add(scan.sequence_tensor(steps, scan.compute_type())));
     }
-    p.saved = add(scan.empty_tensor(scan.saved_shape(), scan.type())).data_ptr();
+    p.saved = add(scan.empty_tensor(scan.saved_shape(), scan.type())).data;
   }
   if (!scan.empty()) backend.forward(p);
   return out;
@@ -43,15 +42,14 @@ Tensors scan(std::string cell, Tensor x, Tensors states, Tensors weights,
 // returned with save but the last states. Returns the gradients needed, in the order of x, states,
 // weights.
 template <class Backend>
-Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell, Tensor x,
-                      Tensors states, Tensors weights, std::optional<Tensor> lengths,
-                      std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
-                      bool bidirectional, bool batch_first, Tensors outputs, bool needs_x,
+Tensors scan_backward(const std::vector<std::optional<Tensor>>& grads, const std::string& cell,
+                      const Tensor& x, const Tensors& states, const Tensors& weights,
+                      const std::optional<Tensor>& lengths,
+                      const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& resets,
+                      bool bidirectional, bool batch_first, const Tensors& outputs, bool needs_x,
                       bool needs_states, bool needs_weights, bool allow_tf32) {
   Backend backend(x, allow_tf32);
-  Scan scan({std::move(cell), std::move(x), std::move(states), std::move(weights),
-             std::move(lengths), std::move(batch_sizes), std::move(resets), bidirectional,
-             batch_first});
+  Scan scan({cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first});
   ScanParams& p = scan.params;
   const int count = scan.cell().states;
   FRNN_CHECK(outputs.size() == size_t(count + 1), "Expected ", count + 1, " saved outputs, got ",
@@ -76,10 +74,11 @@ Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell
           scan.sequence(scan.hold(*grads[count + k], steps, compute, "grad of states"));
     }
   }
-  p.saved = scan.hold_contiguous(outputs[count], scan.saved_shape(), "saved values").data_ptr();
+  p.saved = scan.hold_contiguous(outputs[count], scan.saved_shape(), "saved values");
 
   Tensors out;
-  auto add = [&](Tensor t) -> const Tensor& { return out.emplace_back(std::move(t)); };
+  out.reserve(1 + count + weights.size());
+  auto add = [&](Tensor t) { return View(out.emplace_back(std::move(t))); };
   if (needs_x)
     p.grad_x = scan.sequence(add(scan.sequence_tensor(scan.sequence_shape(p.input_size), type)));
   if (needs_states) {
@@ -94,7 +93,7 @@ Tensors scan_backward(std::vector<std::optional<Tensor>> grads, std::string cell
         // An empty batch has no gradient to speak of, and no kernel that writes it.
         Tensor grad =
             scan.empty() ? scan.zeros_tensor(shape, type) : scan.empty_tensor(shape, type);
-        p.grad_weights[d].*slot = add(std::move(grad)).data_ptr();
+        p.grad_weights[d].*slot = add(std::move(grad)).data;
       }
     }
   }

@@ -5,7 +5,8 @@ started. A round times one block of calls of each provider, in an order that alt
 to round; a ratio is the median of the ratios within the rounds, so that what disturbs the machine
 for longer than a round disturbs both sides of it.
 
-There are two sets of providers. PROVIDERS has torch.nn, for its layers: lstm, gru and rnn.
+There are two sets of providers. PROVIDERS has torch.nn, for its layers, lstm, gru and rnn, and for
+its Cells, lstmcell, grucell and rnncell: one step on [B, I], a shape whose T is 1.
 EQUATIONS has every cell as one would write it in plain PyTorch: the input projection of the whole
 sequence as one product, then a loop over the steps. "loop" runs it as it is, "compiled" compiles
 the step by torch.compile.
@@ -30,6 +31,15 @@ OURS, PEER = "fastrnn", "torch.nn"
 LOOP, COMPILED = "loop", "compiled"
 CPU = torch.device("cpu")
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+STEPS = {"lstmcell": "lstm", "grucell": "gru", "rnncell": "rnn"}  # a Cell, and its layer
+NAMES = {
+    "lstm": "LSTM",
+    "gru": "GRU",
+    "rnn": "RNN",
+    "lstmcell": "LSTMCell",
+    "grucell": "GRUCell",
+    "rnncell": "RNNCell",
+}
 PASSES = {"forward": False, "training": True}
 ROUNDS, EQUATIONS_ROUNDS = 9, 5
 BLOCK_SECONDS = 0.1
@@ -88,11 +98,26 @@ SHAPES = tuple(
 )
 
 
-def _layers_of(package: object) -> Factory:
-    return lambda cell, inputs, hidden: getattr(package, cell.upper())(inputs, hidden)
+STEP_SHAPES = tuple(
+    map(
+        Shape.parse,
+        (
+            "1,1,64,64",
+            "1,1,512,512",
+            "1,4,256,256",
+            "1,16,128,128",
+            "1,64,256,256",
+            "1,256,512,512",
+        ),
+    )
+)
 
 
-PROVIDERS: dict[str, Factory] = {PEER: _layers_of(nn), OURS: _layers_of(modules)}
+def _modules_of(package: object) -> Factory:
+    return lambda cell, inputs, hidden: getattr(package, NAMES[cell])(inputs, hidden)
+
+
+PROVIDERS: dict[str, Factory] = {PEER: _modules_of(nn), OURS: _modules_of(modules)}
 
 # Every cell as a module.
 MODULES: dict[str, Callable[[int, int], nn.Module]] = {
@@ -188,9 +213,12 @@ EQUATIONS: dict[str, Factory] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: a layer of a cell, with the states zero, on [T, B, I].
+    """What is timed: a layer of a cell, with the states zero, on [T, B, I], or a Cell on [B, I].
 
     training: whether a call is also the backward pass, to the input and to all weights.
+
+    Raises:
+        ValueError: a Cell, with more than one step.
     """
 
     cell: str
@@ -199,10 +227,20 @@ class Case:
     dtype: torch.dtype = torch.float32
     device: torch.device = CPU
 
+    def __post_init__(self) -> None:
+        if self.cell in STEPS and self.shape.T != 1:
+            raise ValueError(f"{NAMES[self.cell]} takes one step, and not {self.shape.T}")
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The shape of the input without its features."""
+        return (self.shape.B,) if self.cell in STEPS else (self.shape.T, self.shape.B)
+
     @property
     def blocks(self) -> tuple[int, int]:
         """How many blocks of H rows weight_ih and weight_hh have."""
-        cell = ops.CELLS["rnn_tanh" if self.cell == "rnn" else self.cell]
+        name = STEPS.get(self.cell, self.cell)
+        cell = ops.CELLS["rnn_tanh" if name == "rnn" else name]
         takes_x = cell.takes_x and self.shape.I == self.shape.H
         return cell.x_blocks - takes_x, cell.h_blocks
 
@@ -232,12 +270,18 @@ class Run:
 
     def __call__(self) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
         if self.grad_y is None:
-            return self.module(self.x)
+            return self._forward()
         for leaf in self.leaves.values():
             leaf.grad = None
-        y, last = self.module(self.x)
+        y, last = self._forward()
         y.backward(self.grad_y)
         return y, last
+
+    def _forward(self) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+        out = self.module(self.x)
+        if self.x.dim() == 3:
+            return out
+        return (out, out) if isinstance(out, Tensor) else (out[0], out)
 
     def seconds(self, calls: int) -> float:
         """The time of so many calls, in inference mode unless they train."""
@@ -355,10 +399,10 @@ class Comparison:
     ) -> dict[str, Run]:
         case = self.case
         kind = {"device": case.device, "dtype": dtype}
-        steps, batch, inputs, hidden = case.shape
+        _, _, inputs, hidden = case.shape
         torch.manual_seed(0)
-        x = torch.randn(steps, batch, inputs).to(**kind)
-        grad_y = torch.randn(steps, batch, hidden).to(**kind) if case.training else None
+        x = torch.randn(*case.leading, inputs).to(**kind)
+        grad_y = torch.randn(*case.leading, hidden).to(**kind) if case.training else None
         runs = {
             name: Run(make(case.cell, inputs, hidden).to(**kind), x, grad_y)
             for name, make in providers.items()

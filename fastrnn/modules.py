@@ -54,6 +54,16 @@ def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
         return [getattr(module, name) for name in names]
 
 
+# What a call raises that is wrong, or that is not plain after all.
+_REFUSED = (KeyError, RuntimeError, TypeError)
+
+
+def _pair(hx: Any) -> tuple[Any, ...]:
+    if type(hx) is not tuple:
+        raise TypeError
+    return hx
+
+
 def _check_dtype(x: Tensor, weight: Tensor, error: type[Exception]) -> None:
     if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
         raise error(
@@ -222,6 +232,17 @@ class _Layers(_Variant, nn.RNNBase):
             ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights.
             RuntimeError: any other shape, type or device that does not fit.
         """
+        if self.num_layers == 1 and ops.is_plain(input) and input.dim() == 3:
+            try:
+                parameters, count = self._parameters, self._states
+                weights = [parameters[name] for name in self._flat_weights_names]
+                states = () if hx is None else (hx,) if count == 1 else _pair(hx)
+                out = ops.run(
+                    self._cell, input, states, weights, self.bidirectional, self.batch_first
+                )
+                return out[0], out[1] if count == 1 else (out[1], out[2])
+            except _REFUSED:
+                pass  # what follows says why, as torch.nn does
         flat = _named_weights(self, self._flat_weights_names)
         count = len(flat) // self.num_layers
         weights = [flat[i : i + count] for i in range(0, len(flat), count)]
@@ -481,6 +502,9 @@ class MUT3(_Unprojected):
     _cell, _mode = "mut3", "MUT3"
 
 
+_RNNS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+
+
 class RNN(_Unprojected):
     """torch.nn.RNN, fused: the same arguments, parameters and results.
 
@@ -502,7 +526,7 @@ class RNN(_Unprojected):
 
     @property
     def _cell(self) -> str:
-        return f"rnn_{self.nonlinearity}"
+        return _RNNS[self.nonlinearity]
 
     @property
     def _mode(self) -> str:
@@ -527,10 +551,25 @@ class _Cell(_Variant, nn.RNNCellBase):
         self.reset_parameters()
 
 
+# The names of a cell's weights, by whether it has biases.
+_CELL_WEIGHTS = {
+    name: tuple(tuple(cell.shapes(1, 1, bias=bias)) for bias in (False, True))
+    for name, cell in ops.CELLS.items()
+}
+
+
 def _cell_step(
     module: nn.RNNCellBase, cell: str, input: Tensor, states: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """One step of a cell on [B, I] or [I]. Raises what torch.nn raises."""
+    names = _CELL_WEIGHTS[cell][1 if module.bias else 0]
+    if ops.is_plain(input) and input.dim() == 2:
+        try:
+            parameters = module._parameters
+            out = ops.run(cell, input, states, [parameters[name] for name in names])
+            return out[1 : 1 + ops.CELLS[cell].states]
+        except _REFUSED:
+            pass  # what follows says why, as torch.nn does
     name = type(module).__name__
     if input.dim() not in (1, 2):
         raise ValueError(
@@ -549,10 +588,6 @@ def _cell_step(
             f"input has inconsistent input_size: got {input.shape[-1]}, expected "
             f"{module.input_size}, in an input of shape {list(input.shape)}"
         )
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    names = names if module.bias else names[:2]
-    if ops.CELLS[cell].weights:
-        names += ("weight_peephole",)
     weights = _named_weights(module, names)
     _check_dtype(input, weights[0], RuntimeError)
     unbatched = input.dim() == 1
@@ -647,7 +682,7 @@ class RNNCell(nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
-        if self.nonlinearity not in ("tanh", "relu"):
+        if self.nonlinearity not in _RNNS:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         states = () if hx is None else (hx,)
-        return _cell_step(self, f"rnn_{self.nonlinearity}", input, states)[0]
+        return _cell_step(self, _RNNS[self.nonlinearity], input, states)[0]

@@ -12,9 +12,12 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
+from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function, forward_ad
+from torch.compiler import is_dynamo_compiling
 
 from . import (
     _C,  # noqa: F401  (registers the ops)
@@ -40,6 +43,9 @@ WHY_NO_CUDA = _load_cuda()
 
 _scan = torch.ops.fastrnn.scan.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
+# What an OpOverload calls; by itself it takes 0.5 us less. The compiler knows the OpOverload only.
+_plain_scan = _scan._op
+_plain_scan_backward = _scan_backward._op
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
@@ -109,15 +115,47 @@ def scan(inputs: Inputs, save: bool = False) -> Output:
         elif _transformed():
             out = _ScanWithTangents.apply(layer, *tensors)
         else:
-            out = _apply_untransformed(layer, *tensors)
+            out = _apply_plain(layer, *tensors)
     else:
         out = _scan(*inputs, save, _allow_tf32(x))
     end = 1 + CELLS[cell].states
     return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
 
 
+def is_plain(x: Any) -> bool:
+    """Whether run can take x: whether it is a tensor of the CPU's, and nothing is at work that
+    changes what a call is."""
+    return (
+        type(x) is Tensor
+        and x.is_cpu
+        and not is_dynamo_compiling()
+        and not is_any_autocast_enabled()
+        and not are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def run(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> Sequence[Tensor]:
+    """scan of a plain x, without what a single step or layer does not need: at T = B = 1 the rest
+    of scan, functional and modules takes longer than the kernel. Returns y, the last states, and
+    more. What does not fit raises some exception."""
+    if _needs_grad(x, states, weights):
+        layer = Layer(cell, bidirectional, batch_first, len(states), len(weights))
+        return _apply_plain(layer, None, None, None, x, *states, *weights)
+    return _plain_scan(
+        cell, x, states, weights, None, None, None, bidirectional, batch_first, False
+    )
+
+
 def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    if not torch.is_grad_enabled():
+    if not is_grad_enabled():
         return False
     if x.requires_grad:
         return True
@@ -143,7 +181,7 @@ def _tf32_flag() -> bool:
 
 def _transformed() -> bool:
     """Whether functorch or forward-mode AD is at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 # ---- autograd ------------------------------------------------------------------------------------
@@ -193,11 +231,33 @@ def _flatten(inputs: Inputs) -> tuple[Layer, tuple[Tensor | None, ...]]:
     return layer, (lengths, batch_sizes, resets, x, *states, *weights)
 
 
-def _unflatten(layer: Layer, tensors: Sequence[Any]) -> Inputs:
+def _arguments(layer: Layer, tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """The fields of Inputs: what the ops take first."""
     lengths, batch_sizes, resets, x, *rest = tensors
-    cell, bidirectional, batch_first, states, _ = layer
-    tensors = (x, rest[:states], rest[states:], lengths, batch_sizes, resets)
-    return Inputs(cell, *tensors, bidirectional, batch_first)
+    cell, bidirectional, batch_first, count, _ = layer
+    states, weights = rest[:count], rest[count:]
+    return cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first
+
+
+def _unflatten(layer: Layer, tensors: Sequence[Any]) -> Inputs:
+    return Inputs(*_arguments(layer, tensors))
+
+
+def _needs(layer: Layer, wanted: Sequence[bool]) -> tuple[bool, bool, bool]:
+    """Whether x, any state and any weight need a gradient; layer and inputs are wanted's order."""
+    end = _FIXED + 1 + layer.states
+    return wanted[_FIXED], True in wanted[_FIXED + 1 : end], True in wanted[end:]
+
+
+def _spread(
+    layer: Layer, needs: tuple[bool, bool, bool], found: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradients that were needed, one for each argument of a Function."""
+    of_inputs, at = [None] * _FIXED, 0
+    for needed, count in zip(needs, (1, layer.states, layer.weights)):
+        of_inputs += found[at : at + count] if needed else [None] * count
+        at += count * needed
+    return tuple(of_inputs)
 
 
 class _Scan(Function):
@@ -205,8 +265,8 @@ class _Scan(Function):
 
     @staticmethod
     def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        call = _unflatten(layer, inputs)
-        return tuple(_scan(*call, True, _allow_tf32(call.x)))
+        given = _arguments(layer, inputs)
+        return tuple(_scan(*given, True, _allow_tf32(given[1])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -220,31 +280,54 @@ class _Scan(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        layer, wanted = ctx.layer, ctx.needs_input_grad[_FIXED:]
-        end = 1 + layer.states
-        needs = (wanted[0], any(wanted[1:end]), any(wanted[end:]))
-        grads = grads[: layer.grads]
+        layer, grads = ctx.layer, grads[: ctx.layer.grads]
+        needs = _needs(layer, ctx.needs_input_grad)
         # Recorded only where a derivative of the derivative may follow.
         if torch.compiler.is_compiling():
-            run = _ScanBackward.apply if torch.is_grad_enabled() else _ScanBackward.forward
-        elif torch.is_grad_enabled() or _transformed():
+            run = _ScanBackward.apply if is_grad_enabled() else _ScanBackward.forward
+        elif is_grad_enabled() or _transformed():
             run = _ScanBackwardWithTangents.apply
         elif any(g is not None and _is_legacy_batched(g) for g in grads):
             run = _batched_backward
         else:
             run = _ScanBackward.forward
-        found = iter(run(layer, needs, *grads, *ctx.saved_tensors))
-        of_inputs = [next(found) if needs[group] else None for group in layer.groups]
-        return (None, *[None] * (_FIXED - 1), *of_inputs)
+        return _spread(layer, needs, run(layer, needs, *grads, *ctx.saved_tensors))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
         return _loop(_ScanWithTangents.apply, info.batch_size, in_dims, args)
 
 
-# Function.apply binds the arguments by inspect.signature first, which costs as much as the rest of
-# the call; this is what it calls then.
-_apply_untransformed = super(Function, _Scan).apply
+class _PlainScan(Function):
+    """_Scan where neither the compiler nor a transform is at work. Its forward takes ctx, which
+    they do not allow, and what only backward reads is no output."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        given = _arguments(layer, inputs)
+        out = _plain_scan(*given, True, _allow_tf32(given[1]))
+        ctx.layer = layer
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, out[0], *out[1 + len(out) // 2 :])
+        return tuple(out[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if is_grad_enabled() or torch.compiler.is_compiling() or _transformed():
+            return _Scan.backward(ctx, *grads)
+        for g in grads:
+            if g is not None and _is_legacy_batched(g):
+                return _Scan.backward(ctx, *grads)
+        layer, tensors = ctx.layer, ctx.saved_tensors
+        given = _arguments(layer, tensors[: layer.inputs])
+        needs = _needs(layer, ctx.needs_input_grad)
+        outputs, tf32 = tensors[layer.inputs :], _allow_tf32(given[1])
+        return _spread(layer, needs, _plain_scan_backward(grads, *given, outputs, *needs, tf32))
+
+
+# Function.apply looks for arguments by name and for functorch first, which takes 2 us; this is what
+# it calls then.
+_apply_plain = super(Function, _PlainScan).apply
 
 
 class _ScanWithTangents(_Scan):
@@ -276,8 +359,8 @@ class _ScanBackward(Function):
         layer: Layer, needs: tuple[bool, bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         grads, inputs, outputs = _split(layer, tensors)
-        call = _unflatten(layer, inputs)
-        return tuple(_scan_backward(grads, *call, outputs, *needs, _allow_tf32(call.x)))
+        given = _arguments(layer, inputs)
+        return tuple(_scan_backward(grads, *given, outputs, *needs, _allow_tf32(given[1])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:

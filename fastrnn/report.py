@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
-from .compare import COMPILED, LOOP, OURS, PASSES, PEER, Result, Shape
+from .compare import COMPILED, LOOP, NAMES, OURS, PASSES, PEER, Result, Shape
 from .machine import Machine
 
 BUSY = 1.15
-NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 
 
 def head(machine: Machine, rounds: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -10,6 +11,10 @@ import simulated_cuda
 import torch
 
 import fastrnn  # noqa: F401  (registers the ops)
+
+# Processes that test side by side share the cores.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 ISAS = torch.ops.fastrnn.cpu_isas().split(": ")[1].split()
 

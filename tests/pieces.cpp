@@ -1,8 +1,5 @@
-// Opens the engine's C++ pieces to pytest. Built by tests/test_pieces.py, and by nothing else.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
+// Opens the engine's C++ pieces to pytest, as a program that pieces.py builds, starts and calls.
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -11,20 +8,19 @@
 #include <tuple>
 #include <vector>
 
+#include "calls.h"
 #include "cells/cells.h"
+#include "cpu/forward_weights.h"
 #include "cpu/gemm.h"
 #include "cpu/plan.h"
 #include "cpu/slice.h"
 #include "cpu/vec.h"
 
-namespace py = pybind11;
 using namespace fastrnn;
 using namespace fastrnn::cpu;
+using calls::Array;
 
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
 
 // ---- functions ----------------------------------------------------------------------------------
 
@@ -59,8 +55,8 @@ template <class T, int kBytes>
 Array<T> apply_all(const std::string& name, Array<T> x) {
   using V = Vec<T, kBytes>;
   Array<T> y(x.size());
-  for (py::ssize_t i = 0; i < x.size(); i += V::kSize) {
-    const int n = int(std::min<py::ssize_t>(V::kSize, x.size() - i));
+  for (int64_t i = 0; i < x.size(); i += V::kSize) {
+    const int n = int(std::min<int64_t>(V::kSize, x.size() - i));
     store(y.mutable_data() + i, apply(function(name), load<V>(x.data() + i, n)), n);
   }
   return y;
@@ -103,7 +99,7 @@ template <int kBytes>
 std::pair<double, double> worst_double(const std::string& name, Array<double> x) {
   const Array<double> y = apply_all<double, kBytes>(name, x);
   double worst = 0, where = 0;
-  for (py::ssize_t i = 0; i < x.size(); ++i) {
+  for (int64_t i = 0; i < x.size(); ++i) {
     const double error =
         ulps(y.data()[i], exact(function(name), static_cast<long double>(x.data()[i])));
     if (!(error <= worst)) worst = error, where = x.data()[i];
@@ -118,8 +114,8 @@ Array<float> widen(Array<uint16_t> bits) {
   using V = Vec<float, kBytes>;
   const S* from = reinterpret_cast<const S*>(bits.data());
   Array<float> out(bits.size());
-  for (py::ssize_t i = 0; i < bits.size(); i += V::kSize) {
-    const int n = int(std::min<py::ssize_t>(V::kSize, bits.size() - i));
+  for (int64_t i = 0; i < bits.size(); i += V::kSize) {
+    const int n = int(std::min<int64_t>(V::kSize, bits.size() - i));
     store(out.mutable_data() + i, load<V>(from + i, n), n);
   }
   return out;
@@ -130,8 +126,8 @@ Array<uint16_t> narrow(Array<float> x) {
   using V = Vec<float, kBytes>;
   Array<uint16_t> out(x.size());
   S* to = reinterpret_cast<S*>(out.mutable_data());
-  for (py::ssize_t i = 0; i < x.size(); i += V::kSize) {
-    const int n = int(std::min<py::ssize_t>(V::kSize, x.size() - i));
+  for (int64_t i = 0; i < x.size(); i += V::kSize) {
+    const int n = int(std::min<int64_t>(V::kSize, x.size() - i));
     store(to + i, load<V>(x.data() + i, n), n);
   }
   return out;
@@ -151,35 +147,86 @@ Array<T> transposed(Array<T> square) {
 
 // ---- products -----------------------------------------------------------------------------------
 
-// a [rows, depth] times b [depth, vectors], plus init [rows, vectors], by tiles.
+// Rows of numbers as a driver keeps them: padded, and of the type that products multiply.
+template <class Arch, class T, class S = Operand<Arch, T>>
+struct Rows {
+  Rows(const Array<Compute<T>>& from, int64_t padding)
+      : stride(from.shape(1) + padding), values(from.shape(0) * stride) {
+    using V = Vec<Compute<T>, Arch::kBytes>;
+    for (int64_t m = 0; m < from.shape(0); ++m) {
+      for (int64_t j = 0; j < from.shape(1); j += V::kSize) {
+        const int n = int(std::min<int64_t>(V::kSize, from.shape(1) - j));
+        store(values.data() + m * stride + j, load<V>(from.data() + m * from.shape(1) + j, n), n);
+      }
+    }
+  }
+  const S* get() const { return values.data(); }
+
+  int64_t stride;
+  std::vector<S> values;
+};
+
+// a [rows, depth] times b [depth, units] of type T, plus init [rows, units], by panels of `vectors`
+// and tiles.
 template <class Arch, class T>
-Array<T> multiply_tiles(Array<T> a, Array<T> b, Array<T> init) {
+Array<Compute<T>> multiply_tiles(Array<Compute<T>> a, Array<Compute<T>> b, Array<Compute<T>> init) {
+  using F = Factor<Arch, T>;
   const int64_t rows = a.shape(0), depth = a.shape(1), columns = b.shape(1);
-  const int vectors = int(columns / Vec<T, Arch::kBytes>::kSize);
-  Array<T> c({rows, columns});
-  multiply<Arch>(rows, depth, a.data(), depth, b.data(), columns, vectors, init.data(), columns,
+  const int vectors = int(columns / Vec<Compute<T>, Arch::kBytes>::kSize);
+  const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
+  const Rows<Arch, T, T> right(b, 0);
+  std::vector<Narrow<Arch, T>> panel(factors<F>(depth) * columns);
+  pack_columns<Arch, T>([&](int64_t k) { return right.get() + k * columns; }, 0, columns, depth,
+                        panel.data(), columns);
+  Array<Compute<T>> c({rows, columns});
+  multiply<Arch>(rows, factors<F>(depth), kDepthBlock, as_factors<F>(left.get()),
+                 left.stride / kSpan<F>, panel.data(), columns, vectors, init.data(), columns,
                  c.mutable_data(), columns);
   return c;
 }
 
 // The same with a [depth, rows], in one packed tile.
 template <class Arch, class T>
-Array<T> packed_tile(Array<T> a, Array<T> b, Array<T> init) {
+Array<Compute<T>> packed_tile(Array<Compute<T>> a, Array<Compute<T>> b, Array<Compute<T>> init) {
+  using F = Factor<Arch, T>;
   const int64_t rows = a.shape(1), depth = a.shape(0), columns = b.shape(1);
-  Array<T> c({rows, columns});
-  select_tile<Arch, T, RowLayout::kPacked>(int(rows), int(columns / Vec<T, Arch::kBytes>::kSize))(
-      depth, a.data(), 0, b.data(), columns, init.data(), columns, c.mutable_data(), columns);
+  const Rows<Arch, T, Compute<T>> left(a, 0), right(b, 0);
+  std::vector<F> tall(factors<F>(depth) * rows), panel(factors<F>(depth) * columns);
+  auto pack = [&](const auto& from, int64_t count, std::vector<F>& to) {
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t j = 0; j < count; ++j) {
+        const Compute<T> value = from.get()[k * count + j];
+        F& at = to[k / kSpan<F> * count + j];
+        if constexpr (kSpan<F> == 2) {
+          at |= (std::bit_cast<uint32_t>(value) >> 16) << (k % 2 * 16);
+        } else {
+          at = value;
+        }
+      }
+    }
+  };
+  pack(left, rows, tall);
+  pack(right, columns, panel);
+  Array<Compute<T>> c({rows, columns});
+  select_tile<Arch, F, F, RowLayout::kPacked>(int(rows),
+                                              int(columns / Vec<Compute<T>, Arch::kBytes>::kSize))(
+      factors<F>(depth), tall.data(), 0, panel.data(), columns, init.data(), columns,
+      c.mutable_data(), columns);
   return c;
 }
 
-// a [rows, depth] times b^T, b [count, depth], plus init [kSize].
+// a [rows, depth] times b^T, b [units, depth] of type T, packed for so many rows, or as it lies.
 template <class Arch, class T>
-Array<T> multiply_dots(Array<T> a, Array<T> b, Array<T> init) {
-  constexpr int W = Vec<T, Arch::kBytes>::kSize;
-  const int64_t rows = a.shape(0), depth = a.shape(1);
-  Array<T> c({rows, int64_t(W)});
-  dots<Arch>(rows, depth, a.data(), depth, b.data(), depth, int(b.shape(0)), init.data(),
-             c.mutable_data(), W);
+Array<Compute<T>> forward_weights(Array<Compute<T>> a, Array<Compute<T>> b, int64_t panel_rows) {
+  const int64_t rows = a.shape(0), depth = a.shape(1), units = b.shape(0);
+  const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
+  const Rows<Arch, T, T> right(b, 0);
+  ForwardWeights<Arch, T> weights(right.get(), nullptr, 1, units, depth, kShortBlock, panel_rows);
+  weights.pack(0, weights.parts());
+  const int64_t columns = (weights.columns() + weights.vectors() - 1) / weights.vectors() *
+                          weights.vectors() * ForwardWeights<Arch, T>::W;
+  Array<Compute<T>> c({rows, columns});
+  weights.multiply(rows, left.get(), left.stride, 0, weights.parts(), c.mutable_data(), columns);
   return c;
 }
 
@@ -356,8 +403,9 @@ int64_t state_offset(int64_t direction_stride, int64_t row_stride, int direction
 
 int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column) {
   using V = Vec<float, 32>;
-  const Panels<V> panels{nullptr, depth, columns, vectors};
-  return panels.at(column) - static_cast<float*>(nullptr);
+  Panels<float, float, V::kSize> panels;
+  panels.depth = depth, panels.columns = columns, panels.vectors = vectors;
+  return panels.offset(column);
 }
 
 std::pair<int64_t, int64_t> plan(int threads, int64_t directions, int64_t batch, int64_t steps,
@@ -382,51 +430,67 @@ std::vector<int64_t> row_groups(std::vector<int64_t> lengths, int64_t groups) {
 }
 
 template <class T, int kBytes>
-void add_vector(py::module_& m, const std::string& suffix) {
-  m.def(("apply" + suffix).c_str(), apply_all<T, kBytes>);
-  m.def(("transposed" + suffix).c_str(), transposed<T, kBytes>);
+void add_vector(calls::Functions& all, const std::string& suffix) {
+  all.add("apply" + suffix, apply_all<T, kBytes>);
+  all.add("transposed" + suffix, transposed<T, kBytes>);
+}
+
+template <class Arch, class T>
+void add_products(calls::Functions& all, const std::string& suffix) {
+  all.add("multiply" + suffix, multiply_tiles<Arch, T>);
+  all.add("forward_weights" + suffix, forward_weights<Arch, T>);
+  all.add("packed_tile" + suffix, packed_tile<Arch, T>);
 }
 
 template <class Arch>
-void add_arch(py::module_& m, const std::string& name) {
+std::vector<int64_t> tile_heights() {
+  return {tile_rows<Arch>(2), tile_rows<Arch>(3), tile_rows<Arch>(4), tile_rows<Arch>(6),
+          tile_rows<Arch>(8)};
+}
+
+template <class Arch>
+int bytes() {
+  return Arch::kBytes;
+}
+
+template <class Arch>
+void add_arch(calls::Functions& all, const std::string& name) {
   constexpr int kBytes = Arch::kBytes;
-  add_vector<float, kBytes>(m, "_float32_" + name);
-  add_vector<double, kBytes>(m, "_float64_" + name);
-  m.def(("worst_float32_" + name).c_str(), worst_float<kBytes>);
-  m.def(("worst_float64_" + name).c_str(), worst_double<kBytes>);
-  m.def(("widen_bfloat16_" + name).c_str(), widen<bf16, kBytes>);
-  m.def(("widen_float16_" + name).c_str(), widen<f16, kBytes>);
-  m.def(("narrow_bfloat16_" + name).c_str(), narrow<bf16, kBytes>);
-  m.def(("narrow_float16_" + name).c_str(), narrow<f16, kBytes>);
-  m.def(("multiply_float32_" + name).c_str(), multiply_tiles<Arch, float>);
-  m.def(("multiply_float64_" + name).c_str(), multiply_tiles<Arch, double>);
-  m.def(("packed_tile_float32_" + name).c_str(), packed_tile<Arch, float>);
-  m.def(("packed_tile_float64_" + name).c_str(), packed_tile<Arch, double>);
-  m.def(("dots_float32_" + name).c_str(), multiply_dots<Arch, float>);
-  m.def(("dots_float64_" + name).c_str(), multiply_dots<Arch, double>);
-  m.attr(("tile_rows_" + name).c_str()) =
-      std::vector<int>{tile_rows<Arch>(2), tile_rows<Arch>(3), tile_rows<Arch>(4),
-                       tile_rows<Arch>(6), tile_rows<Arch>(8)};
-  m.attr(("bytes_" + name).c_str()) = kBytes;
+  add_vector<float, kBytes>(all, "_float32_" + name);
+  add_vector<double, kBytes>(all, "_float64_" + name);
+  all.add("worst_float32_" + name, worst_float<kBytes>);
+  all.add("worst_float64_" + name, worst_double<kBytes>);
+  all.add("widen_bfloat16_" + name, widen<bf16, kBytes>);
+  all.add("widen_float16_" + name, widen<f16, kBytes>);
+  all.add("narrow_bfloat16_" + name, narrow<bf16, kBytes>);
+  all.add("narrow_float16_" + name, narrow<f16, kBytes>);
+  add_products<Arch, float>(all, "_float32_" + name);
+  add_products<Arch, double>(all, "_float64_" + name);
+  add_products<Arch, bf16>(all, "_bfloat16_" + name);
+  add_products<Arch, f16>(all, "_float16_" + name);
+  all.add("tile_rows_" + name, tile_heights<Arch>);
+  all.add("bytes_" + name, bytes<Arch>);
 }
 
 }  // namespace
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+int main() {
+  calls::Functions all;
   // The same sources for vectors of any width: the compiler splits what the machine does not have.
-  add_arch<Baseline>(m, "baseline");
-  add_arch<Avx2>(m, "avx2");
-  add_arch<Avx512>(m, "avx512");
+  add_arch<Baseline>(all, "baseline");
+  add_arch<Avx2>(all, "avx2");
+  add_arch<Avx512>(all, "avx512");
+  add_products<Avx512Bf16, bf16>(all, "_bfloat16_avx512_bf16");
   // By the places of cells' forms in the list.
-  py::list cells;
-#define FRNN_CELL(name, Cell) cells.append(py::cpp_function(run_cell<Cell>));
+  int form = 0;
+#define FRNN_CELL(name, Cell) all.add("cell_" + std::to_string(form++), run_cell<Cell>);
   FRNN_CELLS(FRNN_CELL)
 #undef FRNN_CELL
-  m.attr("cells") = cells;
-  m.def("sequence_offset", sequence_offset);
-  m.def("packed_offset", packed_offset);
-  m.def("state_offset", state_offset);
-  m.def("panel_offset", panel_offset);
-  m.def("plan", plan);
-  m.def("row_groups", row_groups);
+  all.add("sequence_offset", sequence_offset);
+  all.add("packed_offset", packed_offset);
+  all.add("state_offset", state_offset);
+  all.add("panel_offset", panel_offset);
+  all.add("plan", plan);
+  all.add("row_groups", row_groups);
+  all.serve();
 }

@@ -23,6 +23,7 @@ from fastrnn.compare import (
     MODULES,
     OURS,
     PROVIDERS,
+    STEPS,
     Case,
     Comparison,
     MismatchError,
@@ -145,6 +146,20 @@ def test_comparison_counts_what_it_times() -> None:
     assert result.ratio("torch.nn") == 1
     theirs, ours = result.typical_us()
     assert result.ratio() == pytest.approx(theirs / ours)
+
+
+@pytest.mark.parametrize("cell", STEPS)
+def test_a_cell_is_compared_by_one_step(cell: str) -> None:
+    case = Case(cell, Shape(1, 2, 3, 4), True)
+    comparison = Comparison(case, block_seconds=1e-6)
+    assert comparison.run(rounds=2).peers == ["torch.nn"]
+    assert case.flops == 3 * 2 * 2 * GATES[STEPS[cell]] * 4 * (3 + 4)
+    own = comparison.runs[OURS]
+    h, last = own()
+    assert own.x.shape == (2, 3)
+    assert h is (last[0] if cell == "lstmcell" else last)
+    with pytest.raises(ValueError, match="takes one step, and not 2"):
+        Case(cell, TINY, True)
 
 
 def test_every_cell_is_compared() -> None:

@@ -205,8 +205,10 @@ def test_weights_beyond_the_registers(backend: Backend, force: Force, path: str,
 def test_sums_are_not_rounded_to_16_bits(
     backend: Backend, force: Force, path: str, form: Form, arithmetic: str
 ) -> None:
-    """Rounding W_ih x alone makes the error of h a fifth to a third larger."""
+    """Rounding W_ih x alone makes the error of h a fifth to a third larger. Of a projected h with
+    few features, one that is rounded to its other neighbour makes 3% of the error."""
     force(path)
+    form = form._replace(proj=40 if form.proj else 0)
     scan = Scan(**form._asdict(), T=12, B=8, I=24, H=48, arithmetic=arithmetic)
     exact = scan.exact()["output 0"]
     error, cpus_error = (

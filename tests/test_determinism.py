@@ -136,3 +136,67 @@ def test_backward_on_the_calling_thread(threads: None) -> None:
     expected = with_threads(2, case)
     with torch.autograd.set_multithreading_enabled(False):
         assert_same_bits(with_threads(2, case), expected)
+
+
+@pytest.mark.parametrize(
+    "cell, dtype",
+    [
+        (cell, dtype)
+        for cell in CELLS
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+        if dtype == torch.float32 or ops.CELLS[cell].states == 1
+    ],
+    ids=str,
+)
+def test_chunks_have_the_bits_of_the_whole(cell: str, dtype: torch.dtype, isa: str) -> None:
+    """However a sequence is cut, down to single steps; but c, which a scan keeps in float32, is
+    handed over in the layer's type."""
+    for batch in (1, 2, 3, 8, 17, 64):
+        for steps, features, size in ((33, 24, 40), (9, 130, 300)):
+            x, weights = _draw(cell, steps, batch, features, size, dtype)
+            whole = _scan(cell, x, (), weights)
+            for chunk in (1, 7, 32):
+                states: tuple[torch.Tensor, ...] = ()
+                parts = []
+                for start in range(0, steps, chunk):
+                    part, states = _scan(cell, x[start : start + chunk], states, weights)
+                    parts.append(part)
+                assert torch.equal(torch.cat(parts), whole[0]), (batch, chunk)
+                for found, expected in zip(states, whole[1], strict=True):
+                    assert torch.equal(found, expected), (batch, chunk)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("largest, smaller", [(8, (1, 2, 3)), (64, (9, 17))], ids=["few", "many"])
+def test_a_row_has_the_same_bits_in_every_batch(
+    largest: int, smaller: tuple[int, ...], cell: str, dtype: torch.dtype, isa: str, threads: None
+) -> None:
+    """Up to 8 rows, and from 9 on."""
+    for steps, features, size in ((1, 24, 40), (2, 130, 300), (9, 130, 300)):
+        x, weights = _draw(cell, steps, largest, features, size, dtype)
+        torch.set_num_threads(2)
+        expected, states = _scan(cell, x, (), weights)
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for batch in smaller:
+                found, last = _scan(cell, x[:, -batch:].contiguous(), (), weights)
+                assert torch.equal(found, expected[:, -batch:]), (steps, batch)
+                for a, b in zip(last, states, strict=True):
+                    assert torch.equal(a, b[:, -batch:]), (steps, batch)
+
+
+def _draw(
+    cell: str, steps: int, batch: int, features: int, size: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(steps, batch, features, generator=generator).to(dtype)
+    shapes = ops.CELLS[cell].shapes(features, size).values()
+    return x, [(torch.randn(*s, generator=generator) / size**0.5).to(dtype) for s in shapes]
+
+
+def _scan(
+    cell: str, x: torch.Tensor, states: tuple[torch.Tensor, ...], weights: list[torch.Tensor]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    out = fastrnn.functional.layer(cell, x, states, weights)
+    return out.y, out.last

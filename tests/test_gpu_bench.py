@@ -32,6 +32,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return perf_counter() - start
 
     monkeypatch.setattr(runs, "GPU", torch.device("cpu"))
+    monkeypatch.setattr(ops, "is_plain", lambda x: False)  # as for a tensor on a GPU
     monkeypatch.setattr(times, "seconds_of", seconds_of)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
 

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import (
 )
 
 import fastrnn
-from fastrnn import reference
+from fastrnn import ops, reference
 
 T, B, I, H = 5, 4, 3, 6  # noqa: E741
 
@@ -456,6 +456,73 @@ def test_without_autograd(name: str, options: dict, mode: Any) -> None:
         torch.testing.assert_close(ours_, theirs_, rtol=1e-11, atol=1e-12)
         assert ours_.requires_grad == theirs_.requires_grad
         assert ours_.is_inference() == theirs_.is_inference()
+
+
+PLAIN = {"": {}, " all": {"bidirectional": True, "batch_first": True, "bias": False}}
+PLAIN_CALLS = {
+    **{f"{key}{way}": (n, o | w) for key, (n, o) in LAYERS.items() for way, w in PLAIN.items()},
+    "LSTM projected": ("LSTM", {"proj_size": 2}),
+    "MUT1": ("MUT1", {}),
+    **CELLS,
+    "LSTMCell peephole": ("LSTMCell", {"peephole": True}),
+}
+
+
+@pytest.mark.parametrize("name, options", PLAIN_CALLS.values(), ids=PLAIN_CALLS)
+@pytest.mark.parametrize("initial", [False, True], ids=["zeros", "hx"])
+def test_a_plain_call_is_a_call(
+    name: str, options: dict, initial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    module, x = getattr(fastrnn, name)(I, H, dtype=torch.float64, **options), an_input(name)
+    batch = T if options.get("batch_first") else B
+    given, runs, run = (x, a_state(module, batch)) if initial else (x,), [], ops.run
+    monkeypatch.setattr(ops, "run", lambda *args: runs.append(args) or run(*args))
+
+    def found() -> dict[str, Tensor]:
+        with torch.no_grad():
+            plain = dict(enumerate(tensors_in(module(*given))))
+        return outcome(module, *given) | plain
+
+    first = found()
+    assert len(runs) == 2
+    monkeypatch.setattr(ops, "is_plain", lambda x: False)
+    second = found()
+    assert len(runs) == 2
+    assert first.keys() == second.keys()
+    for key, t in second.items():
+        assert torch.equal(first[key], t), key
+
+
+class Counted(Tensor):
+    """A subclass that sees what is done with it."""
+
+    seen: list[Any] = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        cls.seen.append(function)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@modules
+@pytest.mark.parametrize("place", ["x", "weight"])
+def test_subclasses_of_tensors_see_the_op(name: str, options: dict, place: str) -> None:
+    theirs, ours = twins(name, I, H, **options)
+    x = an_input(name, grad=False)
+    if place == "x":
+        x = x.as_subclass(Counted)
+    else:
+        key = "weight_hh" if is_cell(name) else "weight_hh_l0"
+        ours._parameters[key] = ours._parameters[key].detach().as_subclass(Counted)
+    Counted.seen.clear()
+    with torch.no_grad():
+        found = tensors_in(ours(x))
+        expected = tensors_in(theirs(x.as_subclass(Tensor)))
+    assert torch.ops.fastrnn.scan.default in Counted.seen
+    for f, e in zip(found, expected, strict=True):
+        assert type(f) is Counted
+        torch.testing.assert_close(f.as_subclass(Tensor), e, rtol=1e-11, atol=1e-12)
 
 
 @layers

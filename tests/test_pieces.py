@@ -1,38 +1,41 @@
-"""The engine's pieces by themselves, in a module that only these tests build."""
+"""The engine's pieces by themselves, in a program that only these tests build."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Iterator
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 import torch
+from calls import Program
+from pieces import start
 from torch import Tensor
-from torch.utils.cpp_extension import load
 
 from fastrnn import reference
 
-ROOT = Path(__file__).parent.parent
 WIDTHS = ("baseline", "avx2", "avx512")
+# What products are made for: a set with AVX512_BF16 differs from AVX-512 in bfloat16 only.
+PRODUCTS = pytest.mark.parametrize(
+    "dtype, width",
+    [
+        *product(("float32", "float64", "bfloat16", "float16"), WIDTHS),
+        ("bfloat16", "avx512_bf16"),
+    ],
+)
 FUNCTIONS = ("exp", "sigmoid", "tanh")
 
 
 @pytest.fixture(scope="module")
-def pieces(pytestconfig: pytest.Config) -> ModuleType:
-    """The module, built at the first use and after changes; the compiler's cache is pytest's."""
-    flags = ["-std=c++20", "-O2", "-g0", "-w", f"-I{ROOT / 'csrc'}"]
-    if "avx2" in torch.ops.fastrnn.cpu_isas().split(": ")[1]:
-        flags += ["-mavx2", "-mfma"]
-    folder = pytestconfig.cache.mkdir("pieces")
-    # Ninja follows what the source includes, so a changed header is seen, too.
-    return load("pieces", [str(ROOT / "tests/pieces.cpp")], flags, build_directory=str(folder))
+def pieces(pytestconfig: pytest.Config) -> Iterator[Program]:
+    """The program, built at the first use and after changes, in pytest's cache."""
+    with start(pytestconfig.cache.mkdir("pieces")) as program:
+        yield program
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_float32_functions_are_within_2_ulps(pieces: ModuleType, name: str, width: str) -> None:
+def test_float32_functions_are_within_2_ulps(pieces: Program, name: str, width: str) -> None:
     # Every 1009th of all 2^32 bit patterns, both infinities and NaNs among them.
     worst, where = getattr(pieces, f"worst_float32_{width}")(name, 1009)
     assert worst <= 2, f"{worst} ulp at {where!r}"
@@ -40,7 +43,7 @@ def test_float32_functions_are_within_2_ulps(pieces: ModuleType, name: str, widt
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_float64_functions_are_within_3_ulps(pieces: ModuleType, name: str, width: str) -> None:
+def test_float64_functions_are_within_3_ulps(pieces: Program, name: str, width: str) -> None:
     generator = np.random.default_rng(0)
     wide = generator.uniform(-760, 760, 100_000)
     near = generator.standard_normal(100_000) * 3
@@ -53,7 +56,7 @@ def test_float64_functions_are_within_3_ulps(pieces: ModuleType, name: str, widt
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_functions_at_the_edges(pieces: ModuleType, dtype: str, width: str) -> None:
+def test_functions_at_the_edges(pieces: Program, dtype: str, width: str) -> None:
     x = np.array([-np.inf, -1e30, -0.0, 0.0, 1e30, np.inf, np.nan], dtype)
     expected = {
         "exp": [0, 0, 1, 1, np.inf, np.inf, np.nan],
@@ -68,7 +71,7 @@ def test_functions_at_the_edges(pieces: ModuleType, dtype: str, width: str) -> N
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-def test_16_bit_types(pieces: ModuleType, dtype: torch.dtype, width: str) -> None:
+def test_16_bit_types(pieces: Program, dtype: torch.dtype, width: str) -> None:
     name = str(dtype).removeprefix("torch.")
     bits = np.arange(2**16, dtype=np.uint16)
     wide = torch.from_numpy(bits.view(np.int16)).view(dtype).float().numpy()
@@ -90,25 +93,33 @@ def test_16_bit_types(pieces: ModuleType, dtype: torch.dtype, width: str) -> Non
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_transposition(pieces: ModuleType, dtype: str, width: str) -> None:
-    n = getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
+def test_transposition(pieces: Program, dtype: str, width: str) -> None:
+    n = getattr(pieces, f"bytes_{width}")() // np.dtype(dtype).itemsize
     square = np.arange(n * n, dtype=dtype).reshape(n, n)
     found = getattr(pieces, f"transposed_{dtype}_{width}")(square.ravel()).reshape(n, n)
     np.testing.assert_array_equal(found, square.T)
 
 
 def _integers(*shape: int, dtype: str) -> np.ndarray:
-    """Whole numbers, whose products and sums are exact."""
+    """Whole numbers, whose products and sums are exact, in the type that products are summed in."""
     generator = np.random.default_rng(sum(shape))
-    return generator.integers(-8, 9, shape).astype(dtype)
+    return generator.integers(-8, 9, shape).astype(_compute(dtype))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def _compute(dtype: str) -> str:
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _lanes(pieces: Program, dtype: str, width: str) -> int:
+    width = width.removesuffix("_bf16")
+    return getattr(pieces, f"bytes_{width}")() // np.dtype(_compute(dtype)).itemsize
+
+
+@PRODUCTS
 @pytest.mark.parametrize("index, vectors", list(enumerate([2, 3, 4, 6, 8])))
-def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: str) -> None:
-    columns = vectors * getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
-    highest = getattr(pieces, f"tile_rows_{width}")[index]
+def test_tiles(pieces: Program, index: int, vectors: int, dtype: str, width: str) -> None:
+    columns = vectors * _lanes(pieces, dtype, width)
+    highest = getattr(pieces, f"tile_rows_{width.removesuffix('_bf16')}")()[index]
     # 128 is the depth that is summed at a time.
     for depth in (0, 1, 7, 128, 129, 300):
         b = _integers(depth, columns, dtype=dtype)
@@ -122,25 +133,39 @@ def test_tiles(pieces: ModuleType, index: int, vectors: int, dtype: str, width: 
                 np.testing.assert_array_equal(found, a.T @ b + init)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_dots(pieces: ModuleType, dtype: str, width: str) -> None:
-    lanes = getattr(pieces, f"bytes_{width}") // np.dtype(dtype).itemsize
-    init = _integers(lanes, dtype=dtype)
-    for depth in range(1, 3 * lanes + 2):
-        for count in range(1, lanes + 1):
-            a, b = _integers(3, depth, dtype=dtype), _integers(count, depth, dtype=dtype)
-            found = getattr(pieces, f"dots_{dtype}_{width}")(a, b, init)
-            expected = np.tile(init, (3, 1))
-            expected[:, :count] += a @ b.T
-            np.testing.assert_array_equal(found, expected)
+@PRODUCTS
+def test_transposed_weights(pieces: Program, dtype: str, width: str) -> None:
+    call = getattr(pieces, f"forward_weights_{dtype}_{width}")
+    lanes = _lanes(pieces, dtype, width)
+    for depth in (1, 2, lanes - 1, lanes, 2 * lanes + 1, 4 * lanes + 3, 257, 300):
+        for units in (1, lanes, 5 * lanes - 1):
+            for rows in (1, 5, 8, 13):
+                a, b = _integers(rows, depth, dtype=dtype), _integers(units, depth, dtype=dtype)
+                for panel_rows in (0, rows):  # 0: not packed
+                    found = call(a, b, panel_rows)
+                    np.testing.assert_array_equal(found[:, :units], a @ b.T)
+                    np.testing.assert_array_equal(found[:, units:], 0)
+
+
+@PRODUCTS
+def test_bits_do_not_depend_on_packing(pieces: Program, dtype: str, width: str) -> None:
+    call = getattr(pieces, f"forward_weights_{dtype}_{width}")
+    generator = np.random.default_rng(0)
+    for depth in (5, 129, 300, 521):
+        a = generator.standard_normal((9, depth)).astype(_compute(dtype))
+        b = generator.standard_normal((37, depth)).astype(_compute(dtype))
+        expected = call(a, b, 9)
+        for rows in (1, 2, 7):
+            for panel_rows in (0, 1, rows, 64):
+                found = call(a[:rows], b, panel_rows)[:, :37]
+                np.testing.assert_array_equal(found, expected[:rows, :37])
 
 
 FORMS = [line.split() for line in torch.ops.fastrnn.cells().splitlines()]
 
 
 @pytest.mark.parametrize("index", range(len(FORMS)), ids=["-".join(form) for form in FORMS])
-def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
+def test_cells_on_scalars(pieces: Program, index: int) -> None:
     """A step of one unit by a cell's phases, against the reference's equations."""
     cell, *numbers = FORMS[index]
     x_blocks, h_blocks, states, _, own, projected, takes_x = map(int, numbers)
@@ -163,7 +188,7 @@ def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
             parts = torch.cat([weights[0] * x, *[x] * takes_x])
             recurrent = torch.cat(weights[1 : 2 + projected])
             given = (parts, recurrent, torch.cat(before), weights[-1] if own else draw(0), grad)
-        found, gradients = pieces.cells[index](*(t.flatten().tolist() for t in given))
+        found, gradients = getattr(pieces, f"cell_{index}")(*(t.flatten().tolist() for t in given))
         np.testing.assert_allclose(found, after.flatten().tolist(), rtol=1e-13, atol=1e-15)
         of_x, of_w, of_states, of_own = map(torch.tensor, map(np.array, gradients))
         itself = of_x[x_blocks:].sum() if takes_x else 0
@@ -173,7 +198,7 @@ def test_cells_on_scalars(pieces: ModuleType, index: int) -> None:
         np.testing.assert_allclose(mine.tolist(), theirs.tolist(), rtol=1e-10, atol=1e-14)
 
 
-def test_offsets_beyond_32_bits(pieces: ModuleType) -> None:
+def test_offsets_beyond_32_bits(pieces: Program) -> None:
     # T 100,000, B 512, 4,096 features: 2.1e11 elements.
     features, batch, steps = 4096, 512, 100_000
     assert pieces.sequence_offset(batch * features, features, steps - 1, batch - 1) == (
@@ -187,7 +212,7 @@ def test_offsets_beyond_32_bits(pieces: ModuleType) -> None:
 
 
 def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
-    pieces: ModuleType,
+    pieces: Program,
 ) -> None:
     for threads in (1, 2, 3, 8, 64):
         for directions in (1, 2):
@@ -207,7 +232,7 @@ def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])
-def test_row_groups_have_about_the_same_number_of_steps(pieces: ModuleType, groups: int) -> None:
+def test_row_groups_have_about_the_same_number_of_steps(pieces: Program, groups: int) -> None:
     generator = np.random.default_rng(groups)
     for longest in (0, 1, 3, 100):
         for rows in (groups, groups + 1, 50):

@@ -16,10 +16,10 @@ struct LstmWith : Phase {
   static constexpr int kStates = 2, kSaved = kG + 1 + kOutput;
   static constexpr Gates<kSaved> kGates = [] {
     Gates<kSaved> gates{};
-    if (kInput) gates.gate[kI] = {'i'};
-    if (kForget) gates.gate[kF] = {'f'};
+    if constexpr (kInput) gates.gate[kI] = {'i'};
+    if constexpr (kForget) gates.gate[kF] = {'f'};
     gates.gate[kG] = {'g'};
-    if (kOutput) gates.gate[kO] = {'o'};
+    if constexpr (kOutput) gates.gate[kO] = {'o'};
     return gates;
   }();
 

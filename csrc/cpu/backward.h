@@ -30,6 +30,7 @@ class Backward {
 
  private:
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
@@ -89,7 +90,7 @@ class Backward {
 
   // The gradient that an operand of step i gets from its gates, for `rows` rows.
   void multiply(const Slice& slice, int64_t i, int64_t rows, int q, Range own, C* out) const {
-    const C* grads = work_.grads(slice.direction, slice.active_row(slice.time(i), 0));
+    const O* grads = work_.grads(slice.direction, slice.active_row(slice.time(i), 0));
     work_.operand_weights(slice.direction, q)
         .multiply(rows, grads + cell_.grad_of(q, p_.hidden_size), work_.grad_stride, own.begin,
                   own.end, nullptr, 0, out, work_.product_stride);
@@ -109,18 +110,18 @@ class Backward {
   // Describes the rows of step i: the `active` ones, and those that were active only in the step
   // after it, which has `after` of them.
   void make_rows(const Slice& slice, int64_t i, int64_t active, int64_t after) const {
-    BackwardRow<T>* row = work_.row(slice);
+    BackwardRow<Arch, T>* row = work_.row(slice);
     for (int64_t m = 0; m < std::max(active, after); ++m) {
-      row[m] = m < active ? make_row(slice, slice.time(i), m) : BackwardRow<T>{};
+      row[m] = m < active ? make_row(slice, slice.time(i), m) : BackwardRow<Arch, T>{};
       row[m].starts_over_after = m < after && slice.starts_over(slice.time(i + 1), m);
       for (int k = 0; k < cell_.states; ++k) row[m].carry[k] = work_.carry(slice, k, m);
     }
   }
 
-  BackwardRow<T> make_row(const Slice& slice, int64_t t, int64_t m) const {
+  BackwardRow<Arch, T> make_row(const Slice& slice, int64_t t, int64_t m) const {
     const int64_t d = slice.direction, hidden = p_.hidden_size;
     const int64_t index = slice.active_row(t, m);
-    BackwardRow<T> row{.active = true};
+    BackwardRow<Arch, T> row{.active = true};
     row.starts_over = slice.starts_over(t, m);
     row.saved =
         static_cast<const T*>(p_.saved) + (index * p_.directions + d) * cell_.saved * hidden;
@@ -176,7 +177,7 @@ class Backward {
     InputGradient<Arch, T> job{
         .rows = s_.active_rows(), .features = p_.input_size, .grad_stride = work_.grad_stride};
     for (int64_t d = 0; d < p_.directions; ++d) {
-      const C* grads = work_.grads(d, 0);
+      const O* grads = work_.grads(d, 0);
       for (int run = 0; run < cell_.x_spans; ++run) {
         job.products.push_back(
             {&work_.input_weights(d, run), grads + cell_.x_span[run].place * p_.hidden_size});
@@ -198,7 +199,7 @@ class Backward {
     // Where the rows of x and of each operand begin.
     const int64_t sequences = 1 + cell_.operands;
     Buffer<const T*> rows(p_.directions * sequences * count);
-    std::vector<OuterProducts<T>> jobs;
+    std::vector<OuterProducts<Arch, T>> jobs;
     for (int d = 0; d < p_.directions; ++d) {
       const T** x = rows.get() + d * sequences * count;
       const T** operand = x + count;  // [operands][count]
@@ -252,7 +253,7 @@ class Backward {
 
   const ScanParams& p_;
   const Schedule& s_;
-  const CellKernels<T>& kernels_;
+  const CellKernels<Arch, T>& kernels_;
   const CellLayout& cell_ = kernels_.cell;
   BackwardWorkspace<Arch, T> work_;
 };

@@ -12,8 +12,9 @@ namespace fastrnn::cpu {
 template <class Arch, class T>
 struct BackwardWorkspace : Workspace<Arch, T> {
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
   using Base = Workspace<Arch, T>;
-  using Base::size, Base::few_rows;
+  using Base::size;
   using Base::W, Base::p, Base::s, Base::cell, Base::pool, Base::plan, Base::rows;
   using PackedWeights = BackwardWeights<Arch, T>;
 
@@ -35,7 +36,7 @@ struct BackwardWorkspace : Workspace<Arch, T> {
   bool wants_weights() const { return p.grad_weights[0].ih != nullptr; }
 
   // A row of gradients of the cell's gates.
-  C* grads(int64_t direction, int64_t active_row) const {
+  O* grads(int64_t direction, int64_t active_row) const {
     return grads_.get() + (direction * s.active_rows() + active_row) * grad_stride;
   }
   // An operand from 1 on, for the weights' gradients.
@@ -55,7 +56,7 @@ struct BackwardWorkspace : Workspace<Arch, T> {
   C* product(const Slice& slice) const {
     return product_.get() + slice.index * rows * product_stride;
   }
-  BackwardRow<T>* row(const Slice& slice) const { return row_.get() + slice.index * rows; }
+  BackwardRow<Arch, T>* row(const Slice& slice) const { return row_.get() + slice.index * rows; }
 
   void pack() {
     PackedWeights* all[2 * (kMaxOperands + kMaxGates)];
@@ -70,6 +71,8 @@ struct BackwardWorkspace : Workspace<Arch, T> {
   int64_t grad_stride = 0, product_stride = 0;
 
  private:
+  bool few_rows() const { return s.active_rows() <= kFewRows; }
+
   struct Direction {
     PackedWeights operand[kMaxOperands], input[kMaxGates];
   };
@@ -83,7 +86,7 @@ struct BackwardWorkspace : Workspace<Arch, T> {
                         .depth = cell.h_blocks * p.hidden_size,
                         .columns = p.output_size,
                         .column_groups = std::max<int64_t>(1, p.output_size / W / kMaxTileVectors),
-                        .element_size = sizeof(C),
+                        .element_size = sizeof(T),
                         .meetings = cell.phases});
     rows = max_rows(p, plan);
   }
@@ -113,7 +116,11 @@ struct BackwardWorkspace : Workspace<Arch, T> {
     const int64_t directions = p.directions, active = s.active_rows();
     grad_stride = padded(cell.grad_row(p.hidden_size, p.output_size));
     state_stride_ = padded(std::max(p.hidden_size, p.output_size));
-    grads_ = Buffer<C>(directions * active * grad_stride);
+    grads_ = Buffer<O>(directions * active * grad_stride);
+    // A product of odd depth reads one value too many, times 0: it must be a number.
+    if (kSpan<Factor<Arch, T>> == 2 && (p.hidden_size % 2 || p.output_size % 2)) {
+      std::fill_n(grads_.get(), directions * active * grad_stride, O{});
+    }
     operand_ =
         Buffer<T>(wants_weights() ? directions * (cell.operands - 1) * active * p.hidden_size : 0);
     carry_ = Buffer<C>(directions * cell.states * s.batch * state_stride_);
@@ -129,18 +136,18 @@ struct BackwardWorkspace : Workspace<Arch, T> {
         (operands * (blocks + std::max(this->share(kHiddenSize), this->share(kOutputSize))) + 1) *
         W;
     product_ = Buffer<C>(count_slices(p, plan) * rows * product_stride);
-    row_ = Buffer<BackwardRow<T>>(count_slices(p, plan) * rows);
+    row_ = Buffer<BackwardRow<Arch, T>>(count_slices(p, plan) * rows);
     prefer_huge_pages(p.grad_x.data, active * p.input_size * sizeof(T));
   }
 
   Direction weights_[2];
   int64_t state_stride_ = 0;
-  Buffer<C> grads_;    // [D][active rows]
+  Buffer<O> grads_;    // [D][active rows]
   Buffer<T> operand_;  // [D][operands - 1][active rows]
   Buffer<C> carry_;    // [D][states][B]
   Buffer<C> initial_;  // [D][states - 1][B]
   Buffer<C> product_;
-  Buffer<BackwardRow<T>> row_;
+  Buffer<BackwardRow<Arch, T>> row_;
 };
 
 }  // namespace fastrnn::cpu

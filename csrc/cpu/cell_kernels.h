@@ -8,20 +8,22 @@
 #include <cstdint>
 
 #include "../cells/cells.h"
+#include "gemm.h"
 #include "vec.h"
 
 namespace fastrnn::cpu {
 
 // Where one row's values of one step lie, for all phases; a null output is not wanted. "Own"
 // buffers have room for whole vectors; the others end at their size.
-template <class T>
+template <class Arch, class T>
 struct ForwardRow {
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
   const C* from_x;           // own: W_ih x + b_ih, by column: vectors [unit block][x block]
-  const C* x;                // own: x itself
-  const C* h;                // own: h before the step
-  C* next_h;                 // own: h as the next step's product reads it
-  C* operand[kMaxOperands];  // own: the operands from 1 on
+  const O* x;                // own: x itself
+  const O* h;                // own: h before the step
+  O* next_h;                 // own: h as the next step's product reads it
+  O* operand[kMaxOperands];  // own: the operands from 1 on
   C* carry[kMaxStates];      // own, in place: states 1 and on
   const T* peephole;         // [weights][hidden_size]
   T* y;                      // h
@@ -31,9 +33,10 @@ struct ForwardRow {
   bool starts_over_next;     // the next step starts from zeros
 };
 
-template <class T>
+template <class Arch, class T>
 struct BackwardRow {
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
   C* carry[kMaxStates];  // own, in place: pointwise part of d(loss)/d(state)
   const T* grad_y;       // null: 0
   const C* grad_steps[kMaxStates];
@@ -44,30 +47,30 @@ struct BackwardRow {
   const T* saved;
   const T* peephole;
   T* operand[kMaxOperands];  // the operands from 1 on, made again for the weights' gradients
-  C* grads;                  // the step's row of gradients: blocks of hidden_size
-  C* output_grads;           // in it, those of output size
+  O* grads;                  // the step's row of gradients: blocks of hidden_size
+  O* output_grads;           // in it, those of output size
   bool active;               // false: the gradient of its h is handed through
   bool starts_over;          // this step started from zeros: nothing flows further back
   bool starts_over_after;    // the step after it did: its product is not for this row
 };
 
-template <class T>
+template <class Arch, class T>
 struct PhaseKernels {
   using C = Compute<T>;
   // Units [unit, min(unit + blocks * kSize, units)) of the phase's size. products: rows `stride`
   // apart; in forward, of each product vectors [block][gate], one product behind the other; in
   // backward, the gradients of h or of the operands that the phase makes, vectors [operand][block],
   // or null for 0.
-  void (*forward)(const ForwardRow<T>* rows, int count, const C* products, int64_t stride,
+  void (*forward)(const ForwardRow<Arch, T>* rows, int count, const C* products, int64_t stride,
                   int64_t unit, int blocks, int64_t units);
-  void (*backward)(const BackwardRow<T>* rows, int count, const C* products, int64_t stride,
+  void (*backward)(const BackwardRow<Arch, T>* rows, int count, const C* products, int64_t stride,
                    int64_t unit, int blocks, int64_t units);
 };
 
-template <class T>
+template <class Arch, class T>
 struct CellKernels {
   const CellLayout& cell;
-  PhaseKernels<T> phase[kMaxPhases];
+  PhaseKernels<Arch, T> phase[kMaxPhases];
 };
 
 // v as it is after a round trip through memory of type T.
@@ -82,14 +85,28 @@ FRNN_INLINE V rounded(V v) {
   }
 }
 
+// Stores a whole vector of which n units exist. Where products go by pairs, the last unit's may
+// read the one behind it, times 0: it is 0, because what a unit that does not exist computes may be
+// NaN.
+template <class Arch, class T, class V>
+FRNN_INLINE void store_own(Operand<Arch, T>* p, V v, int n) {
+  if (kByPairs<Arch, T> && n < V::kSize) {
+    Operand<Arch, T> part[V::kSize] = {};
+    store(part, v, n);
+    std::memcpy(p, part, sizeof part);
+  } else {
+    store(p, v);
+  }
+}
+
 template <class V, class T>
 FRNN_INLINE V load_or_zero(const T* p, int64_t at, int n) {
   return p ? load<V>(p + at, n) : V(typename V::Scalar(0));
 }
 
 template <class Arch, class Cell, int p, class T>
-void forward_phase(const ForwardRow<T>* rows, int count, const Compute<T>* products, int64_t stride,
-                   int64_t unit, int blocks, int64_t units) {
+void forward_phase(const ForwardRow<Arch, T>* rows, int count, const Compute<T>* products,
+                   int64_t stride, int64_t unit, int blocks, int64_t units) {
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
   using P = PhaseOf<Cell, p>;
@@ -97,7 +114,7 @@ void forward_phase(const ForwardRow<T>* rows, int count, const Compute<T>* produ
   constexpr const CellLayout& kCell = kLayout<Cell>;
   constexpr PhaseLayout kPhase = kCell.phase[p];
   for (int m = 0; m < count; ++m) {
-    const ForwardRow<T>& row = rows[m];
+    const ForwardRow<Arch, T>& row = rows[m];
     for (int block = 0; block < blocks && unit + block * W < units; ++block) {
       const int64_t j = unit + block * W;
       const int n = int(std::min<int64_t>(W, units - j));
@@ -120,7 +137,8 @@ void forward_phase(const ForwardRow<T>* rows, int count, const Compute<T>* produ
       }
 #pragma GCC unroll 4
       for (int k = 0; k < kCell.states; ++k) {
-        if (contains(kPhase.sees, k)) s.before[k] = load<V>((k ? row.carry[k] : row.h) + j);
+        if (!contains(kPhase.sees, k)) continue;
+        s.before[k] = k ? load<V>(row.carry[k] + j) : load<V>(row.h + j);
       }
 #pragma GCC unroll 4
       for (int k = 0; k < P::kWeights; ++k) s.weight[k] = load<V>(row.peephole + k * units + j, n);
@@ -133,7 +151,7 @@ void forward_phase(const ForwardRow<T>* rows, int count, const Compute<T>* produ
       }
 #pragma GCC unroll 4
       for (int q = 0; q < P::kOperands; ++q) {
-        store(row.operand[kPhase.first_operand + q] + j, rounded<T>(s.operand[q]));
+        store_own<Arch, T>(row.operand[kPhase.first_operand + q] + j, rounded<T>(s.operand[q]), n);
       }
 #pragma GCC unroll 4
       for (int k = 0; k < kCell.states; ++k) {
@@ -145,14 +163,15 @@ void forward_phase(const ForwardRow<T>* rows, int count, const Compute<T>* produ
           store(row.steps[k] + j, after, n);
         }
         if (row.last[k]) store(row.last[k] + j, after, n);
-        store((k ? row.carry[k] : row.next_h) + j, row.starts_over_next ? V(C(0)) : after);
+        const V next = row.starts_over_next ? V(C(0)) : after;
+        k ? store(row.carry[k] + j, next) : store_own<Arch, T>(row.next_h + j, next, n);
       }
     }
   }
 }
 
 template <class Arch, class Cell, int p, class T>
-void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* products,
+void backward_phase(const BackwardRow<Arch, T>* rows, int count, const Compute<T>* products,
                     int64_t stride, int64_t unit, int blocks, int64_t units) {
   using C = Compute<T>;
   using V = Vec<C, Arch::kBytes>;
@@ -162,7 +181,7 @@ void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* pro
   constexpr PhaseLayout kPhase = kCell.phase[p];
   constexpr bool kWritesH = contains(kPhase.writes, 0);
   for (int m = 0; m < count; ++m) {
-    const BackwardRow<T>& row = rows[m];
+    const BackwardRow<Arch, T>& row = rows[m];
     for (int block = 0; block < blocks && unit + block * W < units; ++block) {
       const int64_t j = unit + block * W;
       const int n = int(std::min<int64_t>(W, units - j));
@@ -214,7 +233,7 @@ void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* pro
         const bool zero = p == kCell.first_phase_of(k) && row.starts_over;
         store(row.carry[k] + j, zero ? V(C(0)) : s.grad[k]);
       }
-      C* const grads = kPhase.size == kOutputSize ? row.output_grads : row.grads;
+      Operand<Arch, T>* const grads = kPhase.size == kOutputSize ? row.output_grads : row.grads;
 #pragma GCC unroll 8
       for (int g = 0; g < kPhase.gates; ++g) {
         const int place = kCell.gate[kPhase.first_gate + g].place;
@@ -229,19 +248,19 @@ void backward_phase(const BackwardRow<T>* rows, int count, const Compute<T>* pro
 }
 
 template <class Arch, class Cell, class T, int... p>
-constexpr CellKernels<T> make_kernels(std::integer_sequence<int, p...>) {
+constexpr CellKernels<Arch, T> make_kernels(std::integer_sequence<int, p...>) {
   return {kLayout<Cell>, {{forward_phase<Arch, Cell, p, T>, backward_phase<Arch, Cell, p, T>}...}};
 }
 
 template <class Arch, class Cell, class T>
-inline constexpr CellKernels<T> kCellKernels =
+inline constexpr CellKernels<Arch, T> kCellKernels =
     make_kernels<Arch, Cell, T>(std::make_integer_sequence<int, PhasesOf<Cell>::kCount>{});
 
 // The cells in the order of FRNN_CELLS.
 template <class Arch, class T>
-const CellKernels<T>& cell_kernels(int cell) {
+const CellKernels<Arch, T>& cell_kernels(int cell) {
 #define FRNN_KERNELS(name, Cell) &kCellKernels<Arch, Cell, T>,
-  static constexpr const CellKernels<T>* kAll[] = {FRNN_CELLS(FRNN_KERNELS)};
+  static constexpr const CellKernels<Arch, T>* kAll[] = {FRNN_CELLS(FRNN_KERNELS)};
 #undef FRNN_KERNELS
   return *kAll[cell];
 }

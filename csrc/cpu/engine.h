@@ -47,6 +47,7 @@ extern const Engine kBaselineEngine;
 #if defined(__x86_64__)
 extern const Engine kAvx2Engine;
 extern const Engine kAvx512Engine;
+extern const Engine kAvx512Bf16Engine;
 #endif
 
 }  // namespace fastrnn::cpu

@@ -22,6 +22,7 @@ class Forward {
 
  private:
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
@@ -32,7 +33,7 @@ class Forward {
       const int64_t end = std::min(s_.steps, i + work_.chunk_steps);
       project_inputs(slice, i, end);
       const C* from_x = work_.from_x(slice);
-      for (const C* x = work_.x(slice); i < end; ++i) {
+      for (const O* x = work_.x(slice); i < end; ++i) {
         const int64_t active = step(slice, member, i, from_x, x);
         from_x += active * work_.from_x_stride;
         x += active * work_.x_stride;
@@ -53,8 +54,9 @@ class Forward {
         const V v = load_or_zero<V>(from, j, n);
         if (ends) store(slice.at<T>(p_.last[state], m) + j, v, n);
         for (int64_t i = 0; i < 2; ++i) {
-          C* to = state ? work_.carry(slice, state, m) : work_.h(slice, i, m);
-          store(to + j, starts_over ? V(C(0)) : v);
+          const V start = starts_over ? V(C(0)) : v;
+          state ? store(work_.carry(slice, state, m) + j, start)
+                : store(work_.h(slice, i, m) + j, start);
         }
       }
     }
@@ -67,7 +69,7 @@ class Forward {
       const int64_t t = slice.time(i), rows = slice.active(t);
       for (int64_t m = 0; m < rows; ++m, ++count) {
         const T* from = slice.at<T>(p_.x, t, m);
-        C* to = work_.x(slice) + count * work_.x_stride;
+        O* to = work_.x(slice) + count * work_.x_stride;
         for (int64_t j = 0; j < p_.input_size; j += W) {
           store(to + j, load<V>(from + j, int(std::min<int64_t>(W, p_.input_size - j))));
         }
@@ -80,9 +82,9 @@ class Forward {
   }
 
   // Returns how many rows are active.
-  int64_t step(const Slice& slice, Member& member, int64_t i, const C* from_x, const C* x) const {
+  int64_t step(const Slice& slice, Member& member, int64_t i, const C* from_x, const O* x) const {
     const int64_t t = slice.time(i), active = slice.active(t);
-    ForwardRow<T>* row = work_.row(slice);
+    ForwardRow<Arch, T>* row = work_.row(slice);
     for (int64_t m = 0; m < active; ++m) {
       row[m] = make_row(slice, i, t, m);
       row[m].from_x = from_x + m * work_.from_x_stride;
@@ -114,10 +116,10 @@ class Forward {
     }
   }
 
-  ForwardRow<T> make_row(const Slice& slice, int64_t i, int64_t t, int64_t m) const {
+  ForwardRow<Arch, T> make_row(const Slice& slice, int64_t i, int64_t t, int64_t m) const {
     const int64_t d = slice.direction;
     const bool is_last = t == slice.last_time(m);
-    ForwardRow<T> row{};
+    ForwardRow<Arch, T> row{};
     row.h = work_.h(slice, i, m);
     row.next_h = work_.h(slice, i + 1, m);
     for (int q = 1; q < cell_.operands; ++q) row.operand[q] = work_.operand(slice, q, m);
@@ -139,7 +141,7 @@ class Forward {
 
   const ScanParams& p_;
   const Schedule& s_;
-  const CellKernels<T>& kernels_;
+  const CellKernels<Arch, T>& kernels_;
   const CellLayout& cell_ = kernels_.cell;
   ForwardWorkspace<Arch, T> work_;
 };

@@ -15,31 +15,38 @@ template <class Arch, class T>
 class ForwardWeights {
  public:
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
+  using F = Factor<Arch, T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
   ForwardWeights() = default;
 
-  // panel_rows: how many rows each product will have; 0: do not pack.
+  // panel_rows: how many rows each product will have; 0: do not pack. Sums have blocks of
+  // depth_block, a multiple of 64.
   ForwardWeights(const void* weight, const void* bias, int gates, int64_t units, int64_t depth,
-                 int64_t panel_rows)
+                 int64_t depth_block, int64_t panel_rows)
       : weight_(static_cast<const T*>(weight)),
         bias_source_(static_cast<const T*>(bias)),
         gates_(gates),
         units_(units),
-        blocks_((units + W - 1) / W) {
-    panels_.depth = depth;
+        blocks_((units + W - 1) / W),
+        depth_(depth),
+        depth_block_(depth_block) {
+    panels_.depth = factors<F>(depth);
     panels_.vectors = panel_rows ? panel_vectors<Arch>(gates, panel_rows, columns()) : gates;
     panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
-    if (panel_rows) panel_buffer_ = Buffer<C>(panels_.size());
-    panels_.data = panel_buffer_.get();
+    if (panel_rows) {
+      const int64_t count = panels_.columns;
+      panels_.allocate(count, stay_narrow<Arch>(panel_rows, panels_.depth * count * W));
+    }
     bias_ = Buffer<C>(panels_.columns * W);
   }
 
   int64_t columns() const { return blocks_ * gates_; }
   int vectors() const { return panels_.vectors; }
   int64_t parts() const { return panels_.columns; }
-  int64_t part_size() const { return panels_.data ? panels_.depth * W : 0; }
+  int64_t part_size() const { return panels_ ? panels_.depth * W : 0; }
 
   // Lays out parts [begin, end) of parts(): columns of the panels and of the bias.
   void pack(int64_t begin, int64_t end) {
@@ -48,28 +55,33 @@ class ForwardWeights {
       const int64_t row = count ? first_row(column) : 0;
       const V bias = bias_source_ && count ? load<V>(bias_source_ + row, count) : V(C(0));
       store(bias_.get() + column * W, bias);
-      if (panels_.data) {
-        pack_transposed<Arch>(weight_ + row * panels_.depth, panels_.depth, count, panels_.depth,
-                              panels_.at(column), panels_.stride());
-      }
+      if (!panels_) continue;
+      panels_.visit([&](auto* data) {
+        pack_transposed<Arch>(weight_ + row * depth_, depth_, count, depth_,
+                              data + panels_.offset(column), panels_.stride());
+      });
     }
   }
 
   // c[rows][count] = bias + a W^T for `count` columns from `column` on, both multiples of
   // vectors().
-  void multiply(int64_t rows, const C* a, int64_t a_stride, int64_t column, int64_t count, C* c,
+  void multiply(int64_t rows, const O* a, int64_t a_stride, int64_t column, int64_t count, C* c,
                 int64_t c_stride) const {
-    const int64_t depth = panels_.depth;
+    const F* const factor = as_factors<F>(a);
+    const int64_t stride = a_stride / kSpan<F>;
     const int64_t end = std::min(column + count, panels_.columns);
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
-      if (panels_.data) {
-        fastrnn::cpu::multiply<Arch>(rows, depth, a, a_stride, panels_.at(column), panels_.stride(),
-                                     panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
+      if (panels_) {
+        panels_.visit([&](auto* data) {
+          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride,
+                                       data + panels_.offset(column), panels_.stride(),
+                                       panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
+        });
       } else {
         for (int g = 0; g < gates_; ++g) {
-          dots<Arch>(rows, depth, a, a_stride, weight_ + first_row(column + g) * panels_.depth,
-                     panels_.depth, live_units(column + g), bias_.get() + (column + g) * W,
-                     c + g * W, c_stride);
+          multiply_transposed<Arch>(
+              rows, depth_, depth_block_, factor, stride, weight_ + first_row(column + g) * depth_,
+              depth_, live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
         }
       }
     }
@@ -84,9 +96,9 @@ class ForwardWeights {
   const T* weight_ = nullptr;
   const T* bias_source_ = nullptr;
   int gates_ = 1;
-  int64_t units_ = 0, blocks_ = 0;
-  Panels<V> panels_;
-  Buffer<C> panel_buffer_, bias_;
+  int64_t units_ = 0, blocks_ = 0, depth_ = 0, depth_block_ = kDepthBlock;
+  Panels<F, Narrow<Arch, T>, W> panels_;
+  Buffer<C> bias_;
 };
 
 }  // namespace fastrnn::cpu

@@ -7,9 +7,67 @@
 #include <cstdint>
 
 #include "arch.h"
+#include "buffer.h"
 #include "vec.h"
 
 namespace fastrnn::cpu {
+
+// ---- what is multiplied -------------------------------------------------------------------------
+
+// A product multiplies rows that the drivers keep, of operands or of gradients, with weights of
+// type T. Where the instruction set multiplies bf16 by pairs, the rows are bf16 as well. Everywhere
+// else they are of the compute type, and weights of 16 bits are widened on their way into a tile.
+template <class Arch, class T>
+inline constexpr bool kByPairs = Arch::kPairs && std::is_same_v<T, bf16>;
+
+template <class Arch, class T>
+using Operand = std::conditional_t<kByPairs<Arch, T>, bf16, Compute<T>>;
+
+// What a tile multiplies at a time, and how many values along k that is.
+template <class Arch, class T>
+using Factor = std::conditional_t<kByPairs<Arch, T>, Pair, Compute<T>>;
+template <class F>
+inline constexpr int kSpan = std::is_same_v<F, Pair> ? 2 : 1;
+
+template <class F>
+constexpr int64_t factors(int64_t depth) {
+  return (depth + kSpan<F> - 1) / kSpan<F>;
+}
+
+// What panels of weights of type T are made of at their narrowest: as wide as T. A tile of factors
+// that are wider widens them.
+template <class Arch, class T>
+using Narrow = std::conditional_t<kByPairs<Arch, T>, Pair, T>;
+
+// A row of operands or gradients as factors. An odd one's last factor has a value behind it, which
+// must be finite, because it meets a zero.
+template <class F, class O>
+FRNN_INLINE const F* as_factors(const O* row) {
+  return reinterpret_cast<const F*>(row);
+}
+
+// The first n values of a row as a vector of factors; the others read as 0.
+template <class F, class T>
+FRNN_INLINE F load_factors(const T* p, int n) {
+  if constexpr (std::is_same_v<typename F::Scalar, Pair>) {
+    Pair part[F::kSize];
+    const size_t size = n * sizeof(T);
+    if (size < sizeof part) std::memset(part, 0, sizeof part);
+    std::memcpy(part, p, size < sizeof part ? size : sizeof part);
+    return load<F>(part);
+  } else {
+    return load<F>(p, n);
+  }
+}
+
+template <class V, class F>
+FRNN_INLINE V multiply_add(V sum, F a, F b) {
+  if constexpr (std::is_same_v<typename F::Scalar, Pair>) {
+    return dot(sum, a, b);
+  } else {
+    return sum + a * b;
+  }
+}
 
 // ---- tiles --------------------------------------------------------------------------------------
 
@@ -29,28 +87,37 @@ constexpr int tile_rows(int vectors) {
 // How A lies: rows a stride apart and contiguous along k, or packed as [k][rows].
 enum class RowLayout { kStrided, kPacked };
 
-template <class T>
-using TileFunction = void (*)(int64_t depth, const T* a, int64_t a_stride, const T* b,
-                              int64_t b_stride, const T* init, int64_t init_stride, T* c,
-                              int64_t c_stride);
+// Of factors F and panels of B, which are factors or, if narrower, become some.
+template <class F, class B>
+using TileFunction = void (*)(int64_t depth, const F* a, int64_t a_stride, const B* b,
+                              int64_t b_stride, const Compute<F>* init, int64_t init_stride,
+                              Compute<F>* c, int64_t c_stride);
 
-template <class Arch, class T, int kRows, int kVectors, RowLayout kLayout>
-__attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t a_stride, const T* b,
-                                    int64_t b_stride, const T* init, int64_t init_stride, T* c,
-                                    int64_t c_stride) {
-  using V = Vec<T, Arch::kBytes>;
+template <class Arch, class F, class B, int kRows, int kVectors, RowLayout kLayout>
+__attribute__((noinline)) void tile(int64_t depth, const F* a, int64_t a_stride, const B* b,
+                                    int64_t b_stride, const Compute<F>* init, int64_t init_stride,
+                                    Compute<F>* c, int64_t c_stride) {
+  using V = Vec<Compute<F>, Arch::kBytes>;
+  using Row = Vec<F, Arch::kBytes>;
   constexpr int W = V::kSize;
   typename V::Raw sum[kRows][kVectors] = {};
   // The loops over accumulators must be unrolled by pragma, or the accumulators live on the stack.
   for (int64_t k = 0; k < depth; ++k) {
-    typename V::Raw row[kVectors];
+    typename Row::Raw row[kVectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) row[v] = load<V>(b + v * W).raw;
+    for (int v = 0; v < kVectors; ++v) row[v] = load<Row>(b + v * W).raw;
 #pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
-      T x = kLayout == RowLayout::kStrided ? a[m * a_stride] : a[m];
+      F x;
+      std::memcpy(&x, a + (kLayout == RowLayout::kStrided ? m * a_stride : m), sizeof x);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[m][v] += x * row[v];
+      for (int v = 0; v < kVectors; ++v) {
+        if constexpr (std::is_same_v<F, Pair>) {
+          sum[m][v] = dot(V(sum[m][v]), Row(x), Row(row[v])).raw;
+        } else {
+          sum[m][v] += x * row[v];
+        }
+      }
     }
     a += kLayout == RowLayout::kStrided ? 1 : kRows;
     b += b_stride;
@@ -65,16 +132,16 @@ __attribute__((noinline)) void tile(int64_t depth, const T* a, int64_t a_stride,
 }
 
 // The tile of `rows` rows; rows <= tile_rows<Arch>(kVectors).
-template <class Arch, class T, int kVectors, RowLayout kLayout, int... i>
-TileFunction<T> select_tile(int rows, std::integer_sequence<int, i...>) {
-  static constexpr TileFunction<T> kTiles[] = {tile<Arch, T, i + 1, kVectors, kLayout>...};
+template <class Arch, class F, class B, int kVectors, RowLayout kLayout, int... i>
+TileFunction<F, B> select_tile(int rows, std::integer_sequence<int, i...>) {
+  static constexpr TileFunction<F, B> kTiles[] = {tile<Arch, F, B, i + 1, kVectors, kLayout>...};
   return kTiles[rows - 1];
 }
 
-template <class Arch, class T, RowLayout kLayout>
-TileFunction<T> select_tile(int rows, int vectors) {
+template <class Arch, class F, class B, RowLayout kLayout>
+TileFunction<F, B> select_tile(int rows, int vectors) {
   auto of = [rows]<int kVectors>(std::integral_constant<int, kVectors>) {
-    return select_tile<Arch, T, kVectors, kLayout>(
+    return select_tile<Arch, F, B, kVectors, kLayout>(
         rows, std::make_integer_sequence<int, tile_rows<Arch>(kVectors)>{});
   };
   switch (vectors) {
@@ -105,126 +172,211 @@ FRNN_INLINE int64_t even_height(int64_t rows, int64_t max_height) {
   return (rows + tiles - 1) / tiles;
 }
 
-// The depth that a tile sums up at a time. Summing in blocks keeps the rounding error of long sums
-// small, and a block of a panel in the first-level cache while all row tiles use it.
+// How many factors a tile sums up at a time. Summing in blocks keeps the rounding error of long
+// sums small, and a block of a panel in the first-level cache while all row tiles use it.
 inline constexpr int64_t kDepthBlock = 128;
+// That of few rows. Others have kernels for these that sum up a product in many parts, and half as
+// many values in a row have 0.7 times the error; the tiles' ends cost 5% at 64 rows, but nothing
+// where few rows wait for the weights.
+inline constexpr int64_t kShortBlock = 64;
 
-// c[rows][vectors] = a b + init; init may be c.
-template <class Arch, class T>
-void multiply(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* b,
-              int64_t b_stride, int vectors, const T* init, int64_t init_stride, T* c,
-              int64_t c_stride) {
+// c[rows][vectors] = a b + init, summed up in blocks of `depth_block`; init may be c.
+template <class Arch, class F, class B>
+void multiply(int64_t rows, int64_t depth, int64_t depth_block, const F* a, int64_t a_stride,
+              const B* b, int64_t b_stride, int vectors, const Compute<F>* init,
+              int64_t init_stride, Compute<F>* c, int64_t c_stride) {
   int64_t k = 0;
   do {
-    const int64_t block = std::min(kDepthBlock, depth - k);
+    const int64_t block = std::min(depth_block, depth - k);
     for (int64_t row = 0, height; row < rows; row += height) {
       height = even_height(rows - row, tile_rows<Arch>(vectors));
-      const auto run = select_tile<Arch, T, RowLayout::kStrided>(int(height), vectors);
+      const auto run = select_tile<Arch, F, B, RowLayout::kStrided>(int(height), vectors);
       run(block, a + row * a_stride + k, a_stride, b + k * b_stride, b_stride,
           init + row * init_stride, init_stride, c + row * c_stride, c_stride);
     }
-    init = c, init_stride = c_stride, k += kDepthBlock;
+    init = c, init_stride = c_stride, k += depth_block;
   } while (k < depth);
 }
 
 // ---- panels: B packed for the tiles -------------------------------------------------------------
 
-// Columns, counted in vectors, in panels of `vectors`, each [depth][vectors] of V.
-template <class V>
+// Whether panels stay narrow that could be widened as they are packed. Few rows wait for weights
+// that come from beyond the second-level cache: at H 1024, 4 rows took 342 us in float16 and 573 us
+// in float32. All others wait for the multiplication, to which the tile's conversions add: 12.5 us
+// in float32 and 18.5 us in float16 at H 256.
+template <class Arch>
+bool stay_narrow(int64_t rows, int64_t elements) {
+  constexpr int64_t kCached = int64_t(1) << 18;  // elements of 4 bytes
+  return rows <= tile_rows<Arch>(4) && elements > kCached;
+}
+
+// Columns, counted in vectors of W, in panels of `vectors`, each [depth][vectors][W] elements: the
+// factors F, or the narrower elements B.
+template <class F, class B, int W>
 struct Panels {
-  typename V::Scalar* data = nullptr;
   int64_t depth = 0;
   int64_t columns = 0;  // a multiple of vectors
   int vectors = 1;
 
-  int64_t size() const { return depth * columns * V::kSize; }
   // Elements from one k to the next.
-  int64_t stride() const { return int64_t(vectors) * V::kSize; }
-  // Where the vector of `column` lies for k = 0.
-  auto at(int64_t column) const {
-    return data + (column / vectors * depth * vectors + column % vectors) * V::kSize;
+  int64_t stride() const { return int64_t(vectors) * W; }
+  // Of the vector of `column` for k = 0.
+  int64_t offset(int64_t column) const {
+    return (column / vectors * depth * vectors + column % vectors) * W;
   }
+
+  void allocate(int64_t count, bool narrow) {
+    narrow ? void(narrow_ = Buffer<B>(depth * count * W))
+           : void(wide_ = Buffer<F>(depth * count * W));
+  }
+  explicit operator bool() const { return wide_.get() || narrow_.get(); }
+
+  // Calls use(data) with the elements as they are.
+  template <class Use>
+  void visit(Use use) const {
+    narrow_.get() ? use(narrow_.get()) : use(wide_.get());
+  }
+
+ private:
+  Buffer<F> wide_;
+  Buffer<B> narrow_;
 };
 
-// Packs rows `row_stride` apart as one vector of columns: lane j of step k is row j's element k.
-template <class Arch, class T, class S>
-void pack_transposed(const S* rows, int64_t row_stride, int count, int64_t depth, T* out,
+// A row-major matrix of T, the columns of a product's B, in squares: values from k on of `count`
+// rows, `values` of each, the rest zeros, transposed. 16-bit types go by pairs.
+template <class T>
+using SquareElement = std::conditional_t<sizeof(T) == 2, Pair, T>;
+
+template <class Arch, class T>
+FRNN_INLINE void load_square(
+    const T* rows, int64_t row_stride, int count, int values,
+    Vec<SquareElement<T>, Arch::kBytes> (&square)[Arch::kBytes / sizeof(SquareElement<T>)]) {
+  using V = Vec<SquareElement<T>, Arch::kBytes>;
+#pragma GCC unroll 16
+  for (int j = 0; j < V::kSize; ++j) {
+    square[j] = j < count ? load_factors<V>(rows + j * row_stride, values) : V(SquareElement<T>(0));
+  }
+  transpose(square);
+}
+
+// Packs rows of T, `row_stride` apart, as one vector of columns: lane j of element k is row j's.
+template <class Arch, class T, class B>
+void pack_transposed(const T* rows, int64_t row_stride, int count, int64_t depth, B* out,
                      int64_t out_stride) {
-  using V = Vec<T, Arch::kBytes>;
-  constexpr int W = V::kSize;
-  for (int64_t k = 0; k < depth; k += W) {
-    const int lanes = int(std::min<int64_t>(W, depth - k));
-    V square[W];
-#pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) {
-      square[j] = j < count ? load<V>(rows + j * row_stride + k, lanes) : V(T(0));
-    }
-    transpose(square);
-    for (int i = 0; i < lanes; ++i) store(out + (k + i) * out_stride, square[i]);
-  }
-}
-
-// Packs `count` columns of a row-major matrix; row(k) is where row k begins, null for zeros.
-template <class Arch, class T, class Row>
-void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, T* out,
-                  int64_t out_stride) {
-  using V = Vec<T, Arch::kBytes>;
-  constexpr int W = V::kSize;
-  for (int64_t k = 0; k < depth; ++k, out += out_stride) {
-    const auto* from = row(k);
-    for (int64_t j = 0; j < out_stride; j += W) {
-      const int lanes = int(std::clamp<int64_t>(count - j, 0, W));
-      store(out + j, from && lanes ? load<V>(from + column + j, lanes) : V(T(0)));
-    }
-  }
-}
-
-// ---- dots: B as PyTorch keeps it ----------------------------------------------------------------
-
-// c[m] = init + the dots of row m of a with `count` rows of b, both contiguous along k: one vector
-// of columns, without packing b. Worth it where b is used for a few rows only.
-template <class Arch, class T, class S>
-void dots(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const S* b, int64_t b_stride,
-          int count, const T* init, T* c, int64_t c_stride) {
-  using V = Vec<T, Arch::kBytes>;
-  constexpr int W = V::kSize;
-  constexpr auto lanes = std::make_integer_sequence<int, W>{};
-  const int64_t whole = depth / W * W;
-  const int rest = int(depth - whole);
-  for (int64_t m = 0; m < rows; ++m) {
-    const T* x = a + m * a_stride;
-    V sum[W];
-#pragma GCC unroll 16
-    for (int j = 0; j < W; ++j) sum[j] = V(T(0));
-    if (count == W) {
-      for (int64_t k = 0; k < whole; k += W) {
-        const V xk = load<V>(x + k);
-#pragma GCC unroll 16
-        for (int j = 0; j < W; ++j) sum[j] = sum[j] + xk * load<V>(b + j * b_stride + k);
+  using Square = Vec<SquareElement<T>, Arch::kBytes>;
+  constexpr int W = Square::kSize, kEach = sizeof(SquareElement<T>) / sizeof(T);
+  constexpr int kPerVector = W * kEach;
+  for (int64_t k = 0; k < depth; k += kPerVector) {
+    const int values = int(std::min<int64_t>(kPerVector, depth - k));
+    Square square[W];
+    load_square<Arch>(rows + k, row_stride, count, values, square);
+    for (int i = 0; i * kEach < values; ++i, out += out_stride) {
+      if constexpr (std::is_same_v<B, SquareElement<T>>) {
+        store(out, square[i]);
+      } else {
+        Vec<Compute<T>, Arch::kBytes> first, second;
+        split<T>(square[i], first, second);
+        store(out, first);
+        if (2 * i + 1 == values) break;
+        store(out += out_stride, second);
       }
-    } else {
-      for (int j = 0; j < count; ++j) {
-        for (int64_t k = 0; k < whole; k += W) {
-          sum[j] = sum[j] + load<V>(x + k) * load<V>(b + j * b_stride + k);
+    }
+  }
+}
+
+// Packs `count` columns of a row-major matrix of T, of which row(k) is where row k begins, null for
+// zeros, into elements one below the other.
+template <class Arch, class T, class Row, class B>
+void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, B* out,
+                  int64_t out_stride) {
+  using V = Vec<Compute<T>, Arch::kBytes>;
+  constexpr int W = V::kSize;
+  auto part = [&](int64_t k, int64_t j) {
+    const T* const from = k < depth ? row(k) : nullptr;
+    const int lanes = int(std::clamp<int64_t>(count - j, 0, W));
+    return from && lanes ? load<V>(from + column + j, lanes) : V(Compute<T>(0));
+  };
+  for (int64_t k = 0; k < depth; k += kSpan<B>, out += out_stride) {
+    for (int64_t j = 0; j < out_stride; j += W) {
+      if constexpr (std::is_same_v<B, Pair>) {
+        store(out + j, pairs(part(k, j), part(k + 1, j)));
+      } else {
+        store(out + j, part(k, j));
+      }
+    }
+  }
+}
+
+// ---- B as PyTorch keeps it ----------------------------------------------------------------------
+
+// c = init + a b^T for kRows rows of a and `count` rows of b of type T: one vector of columns, of
+// which squares are transposed in registers. The sums have the order of the tiles'.
+template <class Arch, class F, class T, int kRows>
+__attribute__((noinline)) void transposed_tile(int64_t depth, int64_t depth_block, const F* a,
+                                               int64_t a_stride, const T* b, int64_t b_stride,
+                                               int count, const Compute<F>* init, Compute<F>* c,
+                                               int64_t c_stride) {
+  using V = Vec<Compute<F>, Arch::kBytes>;
+  using Square = Vec<SquareElement<T>, Arch::kBytes>;
+  constexpr int W = V::kSize, kEach = sizeof(SquareElement<T>) / sizeof(T);
+  constexpr int kPerVector = W * kEach;
+  int64_t k = 0, init_stride = 0;
+  do {
+    const int64_t end = std::min(depth, k + depth_block * kSpan<F>);
+    V sum[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) sum[m] = V(Compute<F>(0));
+    // Column k of the weights, and of a.
+    auto add = [&](int64_t k, auto column) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        F x;
+        std::memcpy(&x, a + m * a_stride + k / kSpan<F>, sizeof x);
+        sum[m] = multiply_add(sum[m], decltype(column)(x), column);
+      }
+    };
+    auto add_square = [&](int values) __attribute__((always_inline)) {
+      Square square[W];
+      load_square<Arch>(b + k, b_stride, count, values, square);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        if (i * kEach >= values) break;
+        if constexpr (kEach == kSpan<F>) {
+          add(k + i * kEach, square[i]);
+        } else {
+          V first, second;
+          split<T>(square[i], first, second);
+          add(k + 2 * i, first);
+          if (2 * i + 1 < values) add(k + 2 * i + 1, second);
         }
       }
-    }
-    if (rest) {
-      const V xk = load_part<V>(x + whole, rest);
-      for (int j = 0; j < count; ++j) {
-        sum[j] = sum[j] + xk * load_part<V>(b + j * b_stride + whole, rest);
-      }
-    }
-    // Halves the vectors by pairs until lane j of the one that is left is the sum of row j.
-#pragma GCC unroll 4
-    for (int n = W / 2; n > 0; n /= 2) {
+    };
+    for (; k + kPerVector <= end; k += kPerVector) add_square(kPerVector);
+    if (k < end) add_square(int(end - k)), k = end;
 #pragma GCC unroll 8
-      for (int j = 0; j < n; ++j) {
-        sum[j] = V(interleave_low(sum[j].raw, sum[j + n].raw, lanes)) +
-                 V(interleave_high(sum[j].raw, sum[j + n].raw, lanes));
-      }
+    for (int m = 0; m < kRows; ++m) {
+      store(c + m * c_stride, load<V>(init + m * init_stride) + sum[m]);
     }
-    store(c + m * c_stride, load<V>(init) + sum[0]);
+    init = c, init_stride = c_stride;
+  } while (k < depth);
+}
+
+// The same for any rows: worth it where b is used for a few rows only.
+template <class Arch, class F, class T>
+void multiply_transposed(int64_t rows, int64_t depth, int64_t depth_block, const F* a,
+                         int64_t a_stride, const T* b, int64_t b_stride, int count,
+                         const Compute<F>* init, Compute<F>* c, int64_t c_stride) {
+  auto of = [&]<int... i>(std::integer_sequence<int, i...>) {
+    static constexpr decltype(&transposed_tile<Arch, F, T, 1>) kTiles[] = {
+        transposed_tile<Arch, F, T, i + 1>...};
+    return kTiles;
+  };
+  constexpr int kMost = 8;
+  const auto* const tiles = of(std::make_integer_sequence<int, kMost>{});
+  for (int64_t row = 0, height; row < rows; row += height) {
+    height = even_height(rows - row, kMost);
+    tiles[height - 1](depth, depth_block, a + row * a_stride, a_stride, b, b_stride, count, init,
+                      c + row * c_stride, c_stride);
   }
 }
 

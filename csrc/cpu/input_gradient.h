@@ -14,15 +14,16 @@ namespace fastrnn::cpu {
 template <class Arch, class T>
 struct InputGradient {
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
   struct Product {
     const BackwardWeights<Arch, T>* weights;
-    const C* grads;
+    const O* grads;
   };
 
   int64_t rows, features;
   int64_t grad_stride;            // between the rows of gradients
   std::vector<Product> products;  // at least one
-  std::vector<const C*> addends;  // gradients of gates that take x itself
+  std::vector<const O*> addends;  // gradients of gates that take x itself
   T* const* out = nullptr;        // where each row of the result begins
 
   void run(const Pool& pool) const {
@@ -65,7 +66,7 @@ struct InputGradient {
       for (int64_t j = first * W; j < std::min(last * W, features); j += W, from += W) {
         const int n = int(std::min<int64_t>(W, features - j));
         V total = load<V>(from);
-        for (const C* addend : addends) {
+        for (const O* addend : addends) {
           total = total + load<V>(addend + (row + m) * grad_stride + j, n);
         }
         store(out[row + m] + j, total, n);

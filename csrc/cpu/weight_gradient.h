@@ -12,10 +12,9 @@ namespace fastrnn::cpu {
 
 // grad[M, N] = sum over k of a_k^T b_k, and bias[M] = sum of a_k. Where N is 0, there is no more
 // than the bias.
-template <class T>
+template <class Arch, class T>
 struct OuterProducts {
-  using C = Compute<T>;
-  const C* a;  // rows of the driver's own, a_stride apart
+  const Operand<Arch, T>* a;  // rows of the driver's own, a_stride apart
   int64_t a_stride;
   const T* const* b;  // where each row begins; null: zeros
   int64_t rows, m, n;
@@ -28,7 +27,7 @@ struct OuterProducts {
 template <class Arch, class T>
 class WeightGradient {
  public:
-  WeightGradient(const std::vector<OuterProducts<T>>& jobs, const Pool& pool)
+  WeightGradient(const std::vector<OuterProducts<Arch, T>>& jobs, const Pool& pool)
       : jobs_(jobs), pool_(pool) {}
 
   void run() {
@@ -44,7 +43,7 @@ class WeightGradient {
       flops += 2. * (job.rows + 4) * job.m * job.n;
     }
     pool_.share_out(first.back(), flops, [&](auto next) {
-      const Scratch scratch(rows, m, n);
+      const Scratch scratch(factors<F>(rows), m, n);
       for (int64_t at; (at = next()) >= 0;) {
         const auto job = std::upper_bound(first.begin(), first.end(), at) - first.begin() - 1;
         const Grid grid(jobs_[job], pool_.threads);
@@ -56,6 +55,8 @@ class WeightGradient {
 
  private:
   using C = Compute<T>;
+  using O = Operand<Arch, T>;
+  using F = Factor<Arch, T>;
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
   static constexpr int kVectors = Arch::kRegisters == 32 ? 4 : 2;
@@ -79,7 +80,7 @@ class WeightGradient {
 
   // A result in blocks of m x n, of even sizes, and enough of them for all threads.
   struct Grid {
-    Grid(const OuterProducts<T>& job, int threads) {
+    Grid(const OuterProducts<Arch, T>& job, int threads) {
       const int64_t fewest = std::max<int64_t>(1, blocks(job.n, kBlockN));
       n = std::max<int64_t>(kColumns, round_up(blocks(job.n, fewest), kColumns));
       across = std::max<int64_t>(1, blocks(job.n, n));
@@ -91,6 +92,7 @@ class WeightGradient {
   };
 
   struct Scratch {
+    // depth: in factors.
     Scratch(int64_t depth, int64_t m, int64_t n)
         : sum(m * n),
           a(m / kRows * tile_size(depth)),
@@ -98,8 +100,8 @@ class WeightGradient {
           bias_part(m / kRows * kPartSize),
           bias(m) {}
     Buffer<C> sum;
-    Buffer<C> a;          // [tile][k][kRows]
-    Buffer<C> b;          // [panel][k][kColumns]
+    Buffer<F> a;          // [tile][k][kRows]
+    Buffer<F> b;          // [panel][k][kColumns]
     Buffer<C> bias_part;  // [tile][kPartSize]
     Buffer<double> bias;  // plain sums over all rows: in float32 their error would show
   };
@@ -112,11 +114,11 @@ class WeightGradient {
   // One line more, so that the panels do not all fall into the same cache sets.
   static int64_t panel_size(int64_t depth) { return (depth + 1) * kColumns; }
 
-  void block(const OuterProducts<T>& job, const Grid& grid, int64_t row, int64_t column,
+  void block(const OuterProducts<Arch, T>& job, const Grid& grid, int64_t row, int64_t column,
              const Scratch& scratch) const {
     const int64_t m0 = row * grid.m, n0 = column * grid.n;
     const int64_t m = std::min(grid.m, job.m - m0), n = std::min(grid.n, job.n - n0);
-    const int64_t stride = round_up(n, kColumns), sum_depth = this->sum_depth(job.rows);
+    const int64_t stride = round_up(n, kColumns), sum_depth = factors<F>(this->sum_depth(job.rows));
     const bool bias = job.bias && n0 == 0;
     std::fill_n(scratch.sum.get(), round_up(m, kRows) * stride, C(0));
     if (bias) std::fill_n(scratch.bias.get(), round_up(m, kRows), 0.);
@@ -124,14 +126,15 @@ class WeightGradient {
       const int64_t depth = std::min(kBlockK, job.rows - k0);
       pack_a(job, m0, m, k0, depth, scratch, bias);
       pack_b(job, n0, n, k0, depth, scratch.b.get());
+      const int64_t count = factors<F>(depth);
       for (int64_t j = 0; j < n; j += kColumns) {
-        const C* b = scratch.b.get() + j / kColumns * panel_size(depth);
-        for (int64_t k = 0; k < depth; k += sum_depth) {
+        const F* b = scratch.b.get() + j / kColumns * panel_size(count);
+        for (int64_t k = 0; k < count; k += sum_depth) {
           for (int64_t i = 0; i < m; i += kRows) {
             C* c = scratch.sum.get() + i * stride + j;
-            tile<Arch, C, kRows, kVectors, RowLayout::kPacked>(
-                std::min(sum_depth, depth - k),
-                scratch.a.get() + i / kRows * tile_size(depth) + k * kRows, 0, b + k * kColumns,
+            tile<Arch, F, F, kRows, kVectors, RowLayout::kPacked>(
+                std::min(sum_depth, count - k),
+                scratch.a.get() + i / kRows * tile_size(count) + k * kRows, 0, b + k * kColumns,
                 kColumns, c, stride, c, stride);
           }
         }
@@ -162,27 +165,38 @@ class WeightGradient {
 
   // Whole vectors are copied; what is too much is written over by the next k, and read from the
   // padding of the driver's rows. On the way, the rows are added up.
-  static void pack_a(const OuterProducts<T>& job, int64_t m0, int64_t m, int64_t k0, int64_t depth,
-                     const Scratch& scratch, bool bias) {
-    for (int64_t k = 0; k < depth; ++k) {
-      const C* from = job.a + (k0 + k) * job.a_stride + m0;
+  static void pack_a(const OuterProducts<Arch, T>& job, int64_t m0, int64_t m, int64_t k0,
+                     int64_t depth, const Scratch& scratch, bool bias) {
+    const int64_t size = tile_size(factors<F>(depth));
+    for (int64_t k = 0; k < depth; k += kSpan<F>) {
+      const O* from = job.a + (k0 + k) * job.a_stride + m0;
       prefetch(from + std::min(kAhead, depth - 1 - k) * job.a_stride, m);
-      C* to = scratch.a.get() + k * kRows;
+      F* to = scratch.a.get() + k / kSpan<F> * kRows;
       C* sum = scratch.bias_part.get();
       const bool begins = k % kBiasDepth == 0;
-      for (int64_t i = 0; i < m; i += kRows, to += tile_size(depth), sum += kPartSize) {
+      for (int64_t i = 0; i < m; i += kRows, to += size, sum += kPartSize) {
         V part[kPartSize / W];
 #pragma GCC unroll 4
         for (int r = 0; r < kPartSize; r += W) part[r / W] = load<V>(from + i + r);
+        if constexpr (kSpan<F> == 2) {
+          const bool both = k + 1 < depth;
 #pragma GCC unroll 4
-        for (int r = 0; r < kPartSize; r += W) store(to + r, part[r / W]);
+          for (int r = 0; r < kPartSize; r += W) {
+            const V next = both ? load<V>(from + job.a_stride + i + r) : V(C(0));
+            store(to + r, pairs(part[r / W], next));
+            part[r / W] = part[r / W] + next;
+          }
+        } else {
+#pragma GCC unroll 4
+          for (int r = 0; r < kPartSize; r += W) store(to + r, part[r / W]);
+        }
         if (!bias) continue;
 #pragma GCC unroll 4
         for (int r = 0; r < kPartSize; r += W) {
           store(sum + r, begins ? part[r / W] : load<V>(sum + r) + part[r / W]);
         }
       }
-      if (bias && (k + 1 == depth || (k + 1) % kBiasDepth == 0)) {
+      if (bias && (k + kSpan<F> >= depth || (k + kSpan<F>) % kBiasDepth == 0)) {
         sum = scratch.bias_part.get();
         for (int64_t i = 0; i < m; i += kRows, sum += kPartSize) {
           for (int r = 0; r < kRows; ++r) scratch.bias.get()[i + r] += sum[r];
@@ -191,24 +205,33 @@ class WeightGradient {
     }
   }
 
-  static void pack_b(const OuterProducts<T>& job, int64_t n0, int64_t n, int64_t k0, int64_t depth,
-                     C* out) {
-    for (int64_t k = 0; k < depth; ++k, out += kColumns) {
+  static void pack_b(const OuterProducts<Arch, T>& job, int64_t n0, int64_t n, int64_t k0,
+                     int64_t depth, F* out) {
+    const int64_t size = panel_size(factors<F>(depth));
+    for (int64_t k = 0; k < depth; k += kSpan<F>, out += kColumns) {
       const T* from = job.b[k0 + k];
+      const T* next = k + 1 < depth ? job.b[k0 + k + 1] : nullptr;
       const T* ahead = job.b[k0 + std::min(k + kAhead, depth - 1)];
       if (ahead) prefetch(ahead + n0, n);
-      C* to = out;
-      for (int64_t j = 0; j < n; j += kColumns, to += panel_size(depth)) {
+      F* to = out;
+      for (int64_t j = 0; j < n; j += kColumns, to += size) {
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           const int lanes = int(std::clamp<int64_t>(n - j - v * W, 0, W));
-          store(to + v * W, from && lanes ? load<V>(from + n0 + j + v * W, lanes) : V(C(0)));
+          auto part = [&](const T* row) {
+            return row && lanes ? load<V>(row + n0 + j + v * W, lanes) : V(C(0));
+          };
+          if constexpr (kSpan<F> == 2) {
+            store(to + v * W, pairs(part(from), part(next)));
+          } else {
+            store(to + v * W, part(from));
+          }
         }
       }
     }
   }
 
-  const std::vector<OuterProducts<T>>& jobs_;
+  const std::vector<OuterProducts<Arch, T>>& jobs_;
   const Pool& pool_;
 };
 

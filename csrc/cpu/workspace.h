@@ -11,8 +11,8 @@
 
 namespace fastrnn::cpu {
 
-// Up to this many rows in the whole scan, weights are used as they lie: packing one costs as much
-// as about 8 products of one row with it.
+// Up to this many rows, weights are used as they lie: packing one costs as much as about 8 products
+// of one row with it.
 inline constexpr int64_t kFewRows = 8;
 
 template <class Arch, class T>
@@ -22,7 +22,6 @@ struct Workspace {
   Workspace(const ScanParams& params, const CellLayout& layout, const Pool& threads)
       : p(params), s(params.schedule), cell(layout), pool(threads) {}
 
-  bool few_rows() const { return s.active_rows() <= kFewRows; }
   int64_t size(Size of) const { return of == kOutputSize ? p.output_size : p.hidden_size; }
   // Units come in blocks of a vector.
   int64_t blocks(Size of) const { return (size(of) + W - 1) / W; }
