@@ -339,7 +339,12 @@ template <class V>
 FRNN_INLINE V dot(V sum, Vec<Pair, sizeof(V)> a, Vec<Pair, sizeof(V)> b) {
 #ifdef FRNN_AVX512_BF16
   if constexpr (sizeof(V) == 64) {
+#ifdef __clang__  // which crashes in version 16 where vectors of __bf16 are optimised
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
+    return sum;
+#else
     return (typename V::Raw)_mm512_dpbf16_ps((__m512)sum.raw, (__m512bh)a.raw, (__m512bh)b.raw);
+#endif
   }
 #endif
   using Raw = typename V::Raw;
