@@ -55,7 +55,7 @@ def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
 
 
 # What a call raises that is wrong, or that is not plain after all.
-_REFUSED = (KeyError, RuntimeError, TypeError)
+_REFUSED = (AttributeError, KeyError, RuntimeError, TypeError)
 
 
 def _pair(hx: Any) -> tuple[Any, ...]:

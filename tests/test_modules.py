@@ -1177,3 +1177,12 @@ def test_skip_init_of_cells(name: str) -> None:
 def test_a_variant_takes_no_projection_by_position() -> None:
     with pytest.raises(ValueError, match="proj_size"):
         fastrnn.GRU(3, 4, 1, True, False, 0.0, False, 2, reset_after=False)
+
+
+def test_what_is_no_state_raises_what_torch_raises() -> None:
+    """Also where nothing needs a gradient, and so nobody has looked at the states before."""
+    ours, theirs = fastrnn.LSTM(4, 5), nn.LSTM(4, 5)
+    for module in (ours, theirs):
+        module.requires_grad_(False)
+        with pytest.raises(AttributeError, match="dim"):
+            module(torch.randn(3, 2, 4), (None, None))

@@ -117,7 +117,8 @@ struct BackwardWorkspace : Workspace<Arch, T> {
     grad_stride = padded(cell.grad_row(p.hidden_size, p.output_size));
     state_stride_ = padded(std::max(p.hidden_size, p.output_size));
     grads_ = Buffer<O>(directions * active * grad_stride);
-    // A product of odd depth reads one value too many, times 0: it must be a number.
+    // A product of odd depth reads one value too many, times 0: the next gate's or, behind the last
+    // one, this zero. An infinite gradient of the next gate makes the result NaN.
     if (kSpan<Factor<Arch, T>> == 2 && (p.hidden_size % 2 || p.output_size % 2)) {
       std::fill_n(grads_.get(), directions * active * grad_stride, O{});
     }

@@ -15,7 +15,7 @@ constexpr size_t kKept = 0;
 #else
 constexpr size_t kKept = kKeptBytes;
 #endif
-constexpr size_t kMost = 32;  // blocks
+constexpr size_t kMost = 128;  // blocks: a training step of both directions has about 35
 
 // The freed blocks of a thread, the oldest first.
 class Kept {

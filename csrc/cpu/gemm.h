@@ -40,7 +40,7 @@ template <class Arch, class T>
 using Narrow = std::conditional_t<kByPairs<Arch, T>, Pair, T>;
 
 // A row of operands or gradients as factors. An odd one's last factor has a value behind it, which
-// must be finite, because it meets a zero.
+// should be finite, because it meets a zero.
 template <class F, class O>
 FRNN_INLINE const F* as_factors(const O* row) {
   return reinterpret_cast<const F*>(row);
