@@ -30,12 +30,15 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
-// The arguments that scan and scan_backward share, which outlive the call.
+// The arguments that scan and scan_backward share; they live longer than the Scan made of them.
 struct ScanArguments {
   const std::string& cell;
   const Tensor& x;
-  const Tensors &states, &weights;
-  const std::optional<Tensor>&lengths, &batch_sizes, &resets;
+  const Tensors& states;
+  const Tensors& weights;
+  const std::optional<Tensor>& lengths;
+  const std::optional<Tensor>& batch_sizes;
+  const std::optional<Tensor>& resets;
   bool bidirectional, batch_first;
 };
 

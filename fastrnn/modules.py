@@ -232,7 +232,12 @@ class _Layers(_Variant, nn.RNNBase):
             ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights.
             RuntimeError: any other shape, type or device that does not fit.
         """
-        if self.num_layers == 1 and ops.is_plain(input) and input.dim() == 3:
+        if (
+            self.num_layers == 1
+            and ops.is_plain(input)
+            and input.dim() == 3
+            and input.shape[-1] == self.input_size
+        ):
             try:
                 parameters, count = self._parameters, self._states
                 weights = [parameters[name] for name in self._flat_weights_names]
@@ -526,6 +531,8 @@ class RNN(_Unprojected):
 
     @property
     def _cell(self) -> str:
+        if self.nonlinearity not in _RNNS:  # set later; the constructor has its own error
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return _RNNS[self.nonlinearity]
 
     @property
@@ -563,7 +570,7 @@ def _cell_step(
 ) -> tuple[Tensor, ...]:
     """One step of a cell on [B, I] or [I]. Raises what torch.nn raises."""
     names = _CELL_WEIGHTS[cell][1 if module.bias else 0]
-    if ops.is_plain(input) and input.dim() == 2:
+    if ops.is_plain(input) and input.dim() == 2 and input.shape[-1] == module.input_size:
         try:
             parameters = module._parameters
             out = ops.run(cell, input, states, [parameters[name] for name in names])

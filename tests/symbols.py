@@ -28,12 +28,12 @@ def shared_functions(file: Path) -> set[str]:
 
 
 def functions_with_avx(file: Path) -> set[str]:
-    """By their first instruction of AVX or later: all of these begin with v."""
+    """By their first instruction of AVX or later: these begin with v, and those of masks with k."""
     found, name = set(), ""
     for line in _output("objdump", "-d", "--no-show-raw-insn", file).splitlines():
         if head := re.match(r"[0-9a-f]+ <([^>.]+)[^>]*>:", line):  # f.cold is a part of f
             name = head[1]
-        elif re.match(r" *[0-9a-f]+:\s+v", line):
+        elif re.match(r" *[0-9a-f]+:\s+[kv]", line):
             found.add(name)
     return found
 

@@ -1186,3 +1186,14 @@ def test_what_is_no_state_raises_what_torch_raises() -> None:
         module.requires_grad_(False)
         with pytest.raises(AttributeError, match="dim"):
             module(torch.randn(3, 2, 4), (None, None))
+
+
+def test_what_changed_later_and_does_not_fit_is_named() -> None:
+    rnn = fastrnn.RNN(4, 5)
+    rnn.nonlinearity = "sine"
+    with pytest.raises(RuntimeError, match="Unknown nonlinearity: sine"):
+        rnn(torch.randn(3, 2, 4))
+    gru = fastrnn.GRU(4, 5)
+    gru.weight_ih_l0 = nn.Parameter(torch.randn(15, 6))
+    with pytest.raises(RuntimeError, match="input_size"):
+        gru(torch.randn(3, 2, 6))

@@ -32,8 +32,8 @@ struct Avx512 {
   static constexpr int kRegisters = 32;
 };
 
-// Where AVX512_BF16's dot has twice the FMA's rate, as on Zen 4 and 5. Intel's cores run it at half
-// of it (88 against 170 GFLOP/s on Emerald Rapids): there Avx512 is faster.
+// AVX512_BF16's dot has twice the FMA's rate on Zen 4 and 5, so bfloat16 takes this set there. On
+// Intel's cores it has half of it (88 against 170 GFLOP/s on Emerald Rapids), so they take Avx512.
 struct Avx512Bf16 : Avx512 {
   static constexpr const char* kName = "avx512_bf16";
   static constexpr bool kPairs = true;

@@ -10,7 +10,14 @@ namespace {
 
 constexpr std::align_val_t kAlign{64};
 // A sanitizer sees no use after free, and no end, of memory that is handed out again.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)  // as Clang says it
+#if __has_feature(address_sanitizer)
+#define FRNN_ASAN
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define FRNN_ASAN
+#endif
+#if defined(FRNN_ASAN)
 constexpr size_t kKept = 0;
 #else
 constexpr size_t kKept = kKeptBytes;

@@ -225,9 +225,14 @@ struct Panels {
     return (column / vectors * depth * vectors + column % vectors) * W;
   }
 
+  // For `count` columns.
   void allocate(int64_t count, bool narrow) {
-    narrow ? void(narrow_ = Buffer<B>(depth * count * W))
-           : void(wide_ = Buffer<F>(depth * count * W));
+    const int64_t size = depth * count * W;
+    if (narrow) {
+      narrow_ = Buffer<B>(size);
+    } else {
+      wide_ = Buffer<F>(size);
+    }
   }
   explicit operator bool() const { return wide_.get() || narrow_.get(); }
 

@@ -1,4 +1,8 @@
 // The CPU backend of the ops: picks the instruction set, and lends the engine torch's threads.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -13,6 +17,15 @@ void run_on_torch_threads(int64_t tasks, const Pool::Task& task) {
   torch::stable::parallel_for(0, tasks, 1, task);
 }
 
+#if defined(__x86_64__)
+// Clang 16 does not know it as a feature that one can ask for. The system saves AVX's registers
+// where it has AVX2, which is asked for beside it.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 // The engines that this machine can run, the best first.
 const std::vector<const Engine*>& engines() {
   static const std::vector<const Engine*> all = [] {
@@ -26,8 +39,7 @@ const std::vector<const Engine*>& engines() {
         found.insert(__builtin_cpu_is("intel") ? found.end() : found.begin(), &kAvx512Bf16Engine);
       }
     }
-    // And F16C, for which Clang 16 cannot ask: all CPUs with AVX2 have it.
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
       found.push_back(&kAvx2Engine);
     }
 #endif
