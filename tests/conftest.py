@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from types import ModuleType
 
+os.environ.setdefault("FASTRNN_CPUS", "8")  # teams of more threads than this machine may have
+
 import pytest
 import simulated_cuda
 import torch

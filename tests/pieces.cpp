@@ -1,10 +1,13 @@
 // Opens the engine's C++ pieces to pytest, as a program that pieces.py builds, starts and calls.
+#include <atomic>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -14,6 +17,7 @@
 #include "cpu/gemm.h"
 #include "cpu/plan.h"
 #include "cpu/slice.h"
+#include "cpu/team.h"
 #include "cpu/vec.h"
 
 using namespace fastrnn;
@@ -410,8 +414,8 @@ int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column
 
 std::pair<int64_t, int64_t> plan(int threads, int64_t directions, int64_t batch, int64_t steps,
                                  int64_t depth, int64_t columns, int64_t column_groups) {
-  const Plan plan =
-      make_plan({threads, directions, batch, steps, depth, columns, column_groups, 4, 1});
+  const Plan plan = make_plan(
+      {threads, directions, batch, steps, depth, columns, column_groups, 4, 1, 512 << 10});
   return {plan.row_groups, plan.unit_groups};
 }
 
@@ -427,6 +431,48 @@ std::vector<int64_t> row_groups(std::vector<int64_t> lengths, int64_t groups) {
   std::vector<int64_t> begins;
   for (int64_t group = 0; group <= groups; ++group) begins.push_back(first_row(s, groups, group));
   return begins;
+}
+
+// How often each share of each stage of a team was run, and how often one began before the stage
+// before was done. Members come one after the other in one thread, or at once, some late.
+std::pair<std::vector<int64_t>, int64_t> run_team(int64_t shares, int64_t stages, bool at_once,
+                                                  int64_t late_microseconds) {
+  const ScanParams p;
+  Team team(shares);
+  std::vector<int64_t> counts(shares * stages);
+  std::vector<std::atomic<int64_t>> done(stages);
+  std::atomic<int64_t> early = 0;
+  auto run = [&](int64_t share) {
+    if (share) std::this_thread::sleep_for(std::chrono::microseconds(late_microseconds));
+    if (!team.join()) return;
+    Member member(team, {p, share, 0, 0, 0, 1, share, share + 1, shares});
+    for (int64_t stage = 0; stage < stages; ++stage) {
+      member.together([&](const Slice& slice) {
+        if (stage && done[stage - 1] < shares) ++early;
+        ++counts[stage * shares + slice.first_share];  // no atomic: a stage has one thread for it
+        ++done[stage];
+      });
+      if (done[stage] < shares) ++early;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int64_t share = 0; share < shares; ++share) {
+    at_once ? (void)threads.emplace_back(run, share) : run(share);
+  }
+  for (std::thread& thread : threads) thread.join();
+  return {counts, early};
+}
+
+// The threads that a crowded caller takes of `threads`, before and after it lost `lost` of `all`
+// microseconds in each of `calls` calls.
+std::vector<int64_t> crowd(int threads, int64_t lost, int64_t all, int64_t calls) {
+  Crowd crowd;
+  std::vector<int64_t> taken{crowd.threads(threads)};
+  for (int64_t i = 0; i < calls; ++i) {
+    crowd.note(std::chrono::microseconds(lost), std::chrono::microseconds(all));
+    taken.push_back(crowd.threads(threads));
+  }
+  return taken;
 }
 
 template <class T, int kBytes>
@@ -492,5 +538,7 @@ int main() {
   all.add("panel_offset", panel_offset);
   all.add("plan", plan);
   all.add("row_groups", row_groups);
+  all.add("run_team", run_team);
+  all.add("crowd", crowd);
   all.serve();
 }

@@ -16,7 +16,8 @@ EMULATOR = os.environ.get("FASTRNN_EMULATOR", "").split()  # of the machine that
 
 def start(folder: Path) -> Program:
     """The program, built unless the folder has it of the same sources."""
-    compiled = [ROOT / "tests/pieces.cpp", ROOT / "csrc/cpu/buffer.cpp"]
+    own = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("buffer", "crowd")]
+    compiled = [ROOT / "tests/pieces.cpp", *own]
     command = [*os.environ.get("CXX", "c++").split(), *_flags(), *map(str, compiled)]
     sources = [*ROOT.glob("csrc/**/*.h"), ROOT / "tests/calls.h", *compiled]
     text = b"".join(source.read_bytes() for source in sorted(sources))

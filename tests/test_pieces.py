@@ -211,9 +211,7 @@ def test_offsets_beyond_32_bits(pieces: Program) -> None:
     assert pieces.panel_offset(2**16, 2**13, 2, 2**13 - 2) == (2**12 - 1) * 2**16 * 16
 
 
-def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
-    pieces: Program,
-) -> None:
+def test_plans_cover_the_batch_with_no_more_members_than_threads(pieces: Program) -> None:
     for threads in (1, 2, 3, 8, 64):
         for directions in (1, 2):
             for batch in (1, 2, 3, 31, 64, 97, 1000):
@@ -225,10 +223,27 @@ def test_plans_cover_the_batch_and_never_wait_for_a_thread_that_is_not_there(
                     assert 1 <= rows <= batch
                     assert 1 <= units <= groups
                     assert units > 1 or -(-batch // rows) <= 96
-                    # A team meets at a spin barrier: all its members must run at once.
                     if units > 1:
                         assert directions * rows * units <= max(threads, directions)
                         assert directions <= threads
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 8])
+@pytest.mark.parametrize("at_once, late", [(False, 0), (True, 0), (True, 3000)])
+def test_a_team_does_every_share_once_whoever_comes(
+    pieces: Program, shares: int, at_once: bool, late: int
+) -> None:
+    for _ in range(20):
+        counts, early = pieces.run_team(shares, 50, int(at_once), late)
+        assert early == 0
+        assert counts.tolist() == [1] * 50 * shares
+
+
+def test_threads_are_halved_while_most_of_the_time_is_lost(pieces: Program) -> None:
+    assert pieces.crowd(8, 5000, 6000, 4).tolist() == [8, 4, 2, 1, 1]
+    assert pieces.crowd(8, 5000, 11000, 2).tolist() == [8, 8, 8]  # less than half of the time
+    assert pieces.crowd(8, 400, 500, 2).tolist() == [8, 8, 8]  # less than half a millisecond
+    assert pieces.crowd(1, 5000, 6000, 2).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])

@@ -22,8 +22,7 @@ class Backward {
     work_.pack();
     const double flops = 2. * s_.active_rows() * p_.directions * cell_.h_blocks * p_.hidden_size *
                          std::max<int64_t>(p_.output_size, 8);
-    run_slices(p_, work_.plan, work_.pool, flops,
-               [this](const Slice& slice, Member& member) { run_slice(slice, member); });
+    run_teams(p_, work_.plan, work_.pool, flops, [this](Member& member) { run_steps(member); });
     if (p_.grad_x.data) write_grad_x();
     if (work_.wants_weights()) write_grad_weights();
   }
@@ -34,12 +33,14 @@ class Backward {
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
-  void run_slice(const Slice& slice, Member& member) const {
-    for (int k = 0; k < cell_.states; ++k) start_state(slice, k);
-    member.wait();
+  void run_steps(Member& member) const {
+    member.together([this](const Slice& slice) {
+      for (int k = 0; k < cell_.states; ++k) start_state(slice, k);
+    });
     int64_t after = 0;  // rows that were active in the step that came after in time
-    for (int64_t i = s_.steps - 1; i >= 0; --i) after = step(slice, member, i, after);
-    if (p_.grad_initial[0].data) finish(slice, after);
+    for (int64_t i = s_.steps - 1; i >= 0; --i) after = step(member, i, after);
+    if (!p_.grad_initial[0].data) return;
+    member.together([&](const Slice& slice) { finish(slice, after); });
   }
 
   void start_state(const Slice& slice, int k) const {
@@ -56,24 +57,28 @@ class Backward {
   }
 
   // `after`: how many rows were active in step i + 1. Returns how many are in this one.
-  int64_t step(const Slice& slice, Member& member, int64_t i, int64_t after) const {
-    const int64_t active = slice.active(slice.time(i));
-    make_rows(slice, i, active, after);
-    run_last_phase(slice, i, active, after);
-    member.wait();
+  int64_t step(Member& member, int64_t i, int64_t after) const {
+    const int64_t active = member.own().active(member.own().time(i));
+    member.together([&](const Slice& slice) {
+      make_rows(slice, i, active, after);
+      run_last_phase(slice, i, active, after);
+    });
     for (int index = cell_.phases - 2; index >= 0; --index) {
-      if (active) {
-        const PhaseLayout& phase = cell_.phase[index];
-        const Range own = work_.own_blocks(slice, phase.size);
-        for (int q = 0; q < phase.operands; ++q) {
-          multiply(slice, i, active, phase.first_operand + q, own,
-                   work_.product(slice) + q * (own.end - own.begin) * W);
-        }
-        run_kernel(slice, index, 0, active, work_.product(slice));
-      }
-      member.wait();
+      member.together([&](const Slice& slice) { run_phase(slice, i, index, active); });
     }
     return active;
+  }
+
+  // A phase before the last one.
+  void run_phase(const Slice& slice, int64_t i, int index, int64_t active) const {
+    if (!active) return;
+    const PhaseLayout& phase = cell_.phase[index];
+    const Range own = work_.own_blocks(slice, phase.size);
+    for (int q = 0; q < phase.operands; ++q) {
+      multiply(slice, i, active, phase.first_operand + q, own,
+               work_.product(slice) + q * (own.end - own.begin) * W);
+    }
+    run_kernel(slice, index, 0, active, work_.product(slice));
   }
 
   // The phase that makes h gets what step i + 1 has for it; rows that are active only there hand it

@@ -87,7 +87,8 @@ struct BackwardWorkspace : Workspace<Arch, T> {
                         .columns = p.output_size,
                         .column_groups = std::max<int64_t>(1, p.output_size / W / kMaxTileVectors),
                         .element_size = sizeof(T),
-                        .meetings = cell.phases});
+                        .meetings = cell.phases,
+                        .l2_bytes = l2_bytes()});
     rows = max_rows(p, plan);
   }
 

@@ -16,8 +16,7 @@ class Forward {
     work_.pack();
     const double flops = 2. * s_.active_rows() * p_.directions * cell_.h_blocks *
                          work_.blocks(kHiddenSize) * W * (p_.input_size + p_.output_size);
-    run_slices(p_, work_.plan, work_.pool, flops,
-               [this](const Slice& slice, Member& member) { run_slice(slice, member); });
+    run_teams(p_, work_.plan, work_.pool, flops, [this](Member& member) { run_steps(member); });
   }
 
  private:
@@ -26,17 +25,22 @@ class Forward {
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
-  void run_slice(const Slice& slice, Member& member) const {
-    for (int k = 0; k < cell_.states; ++k) start_state(slice, k);
-    member.wait();
+  void run_steps(Member& member) const {
+    member.together([this](const Slice& slice) {
+      for (int k = 0; k < cell_.states; ++k) start_state(slice, k);
+    });
     for (int64_t i = 0; i < s_.steps;) {
-      const int64_t end = std::min(s_.steps, i + work_.chunk_steps);
-      project_inputs(slice, i, end);
-      const C* from_x = work_.from_x(slice);
-      for (const O* x = work_.x(slice); i < end; ++i) {
-        const int64_t active = step(slice, member, i, from_x, x);
-        from_x += active * work_.from_x_stride;
-        x += active * work_.x_stride;
+      const int64_t begin = i, end = std::min(s_.steps, i + work_.chunk_steps);
+      for (int64_t rows = 0; i < end; ++i) {
+        const int64_t active = member.own().active(member.own().time(i));
+        for (int phase = 0; phase < cell_.phases; ++phase) {
+          member.together([&](const Slice& slice) {
+            if (phase == 0 && i == begin) project_inputs(slice, begin, end);
+            if (phase == 0) make_rows(slice, i, active, rows);
+            run_phase(slice, i, phase, active);
+          });
+        }
+        rows += active;
       }
     }
   }
@@ -81,20 +85,17 @@ class Forward {
                                         work_.from_x(slice) + first * W, work_.from_x_stride);
   }
 
-  // Returns how many rows are active.
-  int64_t step(const Slice& slice, Member& member, int64_t i, const C* from_x, const O* x) const {
-    const int64_t t = slice.time(i), active = slice.active(t);
-    ForwardRow<Arch, T>* row = work_.row(slice);
+  // Describes the `active` rows of step i, which `chunk_row` rows of the chunk come before.
+  void make_rows(const Slice& slice, int64_t i, int64_t active, int64_t chunk_row) const {
+    const int64_t t = slice.time(i);
+    const C* const from_x = work_.from_x(slice) + chunk_row * work_.from_x_stride;
+    const O* const x = work_.x(slice) + chunk_row * work_.x_stride;
     for (int64_t m = 0; m < active; ++m) {
-      row[m] = make_row(slice, i, t, m);
-      row[m].from_x = from_x + m * work_.from_x_stride;
-      row[m].x = x + m * work_.x_stride;
+      ForwardRow<Arch, T>& row = work_.row(slice)[m];
+      row = make_row(slice, i, t, m);
+      row.from_x = from_x + m * work_.from_x_stride;
+      row.x = x + m * work_.x_stride;
     }
-    for (int phase = 0; phase < cell_.phases; ++phase) {
-      run_phase(slice, i, phase, active);
-      member.wait();
-    }
-    return active;
   }
 
   void run_phase(const Slice& slice, int64_t i, int index, int64_t active) const {

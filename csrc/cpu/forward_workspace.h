@@ -106,7 +106,8 @@ struct ForwardWorkspace : Workspace<Arch, T> {
                         .columns = columns * W,
                         .column_groups = (shared_columns + kMaxTileVectors - 1) / kMaxTileVectors,
                         .element_size = sizeof(T),
-                        .meetings = cell.phases});
+                        .meetings = cell.phases,
+                        .l2_bytes = l2_bytes()});
     rows = max_rows(p, plan);
     chunk_steps = std::clamp<int64_t>((kChunkRows + rows - 1) / rows, 1, s.steps);
   }

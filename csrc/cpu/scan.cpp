@@ -1,4 +1,4 @@
-// The CPU backend of the ops: picks the instruction set, and lends the engine torch's threads.
+// The CPU backend of the ops: picks the instruction set.
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -9,13 +9,10 @@
 
 #include "../ops.h"
 #include "engine.h"
+#include "threads.h"
 
 namespace fastrnn::cpu {
 namespace {
-
-void run_on_torch_threads(int64_t tasks, const Pool::Task& task) {
-  torch::stable::parallel_for(0, tasks, 1, task);
-}
 
 #if defined(__x86_64__)
 // Clang 16 does not know it as a feature that one can ask for. The system saves AVX's registers
@@ -66,13 +63,11 @@ const Engine& engine() {
   FRNN_CHECK(false, "FASTRNN_ISA is '", wanted, "', but this machine has: ", names());
 }
 
-Pool pool() { return {int(torch::stable::get_num_threads()), run_on_torch_threads}; }
-
 struct Backend {
   Backend(const Tensor& /*x*/, bool /*allow_tf32*/) {}
 
-  void forward(const ScanParams& p) const { engine().forward(p, pool()); }
-  void backward(const ScanParams& p) const { engine().backward(p, pool()); }
+  void forward(const ScanParams& p) const { engine().forward(p, torch_threads()); }
+  void backward(const ScanParams& p) const { engine().backward(p, torch_threads()); }
 };
 
 // The instruction set taken, a colon, and all that this machine has.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -15,7 +16,9 @@
 #include "../cells/layout.h"
 #include "arch.h"
 #include "buffer.h"
+#include "crowd.h"
 #include "engine.h"
+#include "machine.h"
 #include "pack.h"
 #include "plan.h"
 #include "slice.h"

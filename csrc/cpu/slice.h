@@ -4,12 +4,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 
 #include "../scan.h"
-#include "engine.h"
 #include "plan.h"
-#include "team.h"
 
 namespace fastrnn::cpu {
 
@@ -24,6 +21,13 @@ struct Slice {
   int direction;
   int64_t row, rows;  // the first row, and how many
   int64_t first_share, last_share, shares;
+
+  // Share i of the slice's team.
+  Slice share(int64_t i) const {
+    Slice other = *this;
+    other.index += i - first_share, other.first_share = i, other.last_share = i + 1;
+    return other;
+  }
 
   // Row m of the slice.
   int64_t length(int64_t m) const { return p.schedule.length(row + m); }
@@ -90,33 +94,6 @@ inline int64_t count_slices(const ScanParams& p, const Plan& plan) {
 // All rows and units of one direction.
 inline Slice whole(const ScanParams& p, int direction) {
   return {p, 0, 0, direction, 0, p.schedule.batch, 0, 1, 1};
-}
-
-// Runs run(slice, member) for slices that cover the scan. A thread that gets several shares of one
-// team runs them as one slice.
-template <class Run>
-void run_slices(const ScanParams& p, const Plan& plan, const Pool& pool, double flops, Run run) {
-  const auto teams = std::make_unique<Team[]>(count_teams(p, plan));
-  const int64_t shares = plan.unit_groups;
-  pool.for_ranges(count_slices(p, plan), flops, [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin, stop; at < end; at = stop) {
-      const int64_t team = at / shares;
-      stop = std::min(end, (team + 1) * shares);
-      const Range rows = row_group(p, plan, team % plan.row_groups);
-      const int64_t first = at - team * shares, last = stop - team * shares;
-      const Slice slice{.p = p,
-                        .index = at,
-                        .team = team,
-                        .direction = int(team / plan.row_groups),
-                        .row = rows.begin,
-                        .rows = rows.end - rows.begin,
-                        .first_share = first,
-                        .last_share = last,
-                        .shares = shares};
-      Member member(teams[team], last - first, shares);
-      run(slice, member);
-    }
-  });
 }
 
 }  // namespace fastrnn::cpu

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "cell_kernels.h"
+#include "machine.h"
 #include "slice.h"
 
 namespace fastrnn::cpu {
