@@ -24,8 +24,8 @@ def document(
         "# Pieces",
         f"{machine.name}, {machine.isa}, {machine.dtype}; {machine.versions}; {machine.date}.",
         f"Each entry is the best of {repetitions} repetitions of {milliseconds:g} ms or more, and "
-        "in parentheses their median. All pieces took turns. One thread, unless more are named; its "
-        "time is that for which it had a core, so that other processes disturb it little. "
+        "in parentheses their median. All pieces took turns. One thread, unless more are named; "
+        "its time is that for which it had a core, so that other processes disturb it little. "
         f"A median takes {noise:.2f} times as long as the best, in the middle of all figures: "
         "near 1 on an idle machine.",
     ]
@@ -178,7 +178,8 @@ def floor_document(timed: Sequence[Timed], machine: Machine) -> str:
         "that torch.mm or any tile reaches, of what they wait for the recurrent weights to be read "
         "once a step and pass, of the gates by the cell's kernels, of the packing of the weights, "
         "and of a call that has next to nothing to compute, with the number of threads that makes "
-        "the sum lowest. With one thread, the time is that for which it had a core. Flagged with **!** is less than 85% at B >= 16 and H >= 128.",
+        "the sum lowest. With one thread, the time is that for which it had a core. Flagged with "
+        "**!** is less than 85% at B >= 16 and H >= 128.",
         "\n".join(lines),
     ]
     noise = median(t.median_us / t.best_us for t in timed)
