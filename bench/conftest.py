@@ -4,6 +4,7 @@ pytest bench                                          all of it, some minutes
 pytest bench --shapes 100,16,128,128 --cells gru      a part of it
 pytest bench --cells steps                            LSTMCell, GRUCell and RNNCell, on T = 1
 pytest bench --cells all                              every cell, against plain PyTorch
+pytest bench --random 50 --seed 1                     shapes drawn at random, against torch.nn
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import random_shapes
 import torch
 from chart import draw
 
@@ -35,6 +37,7 @@ from fastrnn.machine import Machine
 FOLDER = Path(__file__).parent / "results"
 MACHINE = pytest.StashKey[Machine]()
 RESULTS = pytest.StashKey[list[Result]]()
+RANDOM = pytest.StashKey[list[random_shapes.Measured]]()
 
 
 def _shapes(text: str) -> list[Shape]:
@@ -68,6 +71,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of lstm,gru,rnn (default: all three), or of lstmcell,grucell,rnncell (steps: all "
         "three), against torch.nn; all, or a list with another cell, against plain PyTorch",
     )
+    group.addoption("--random", type=int, metavar="N", help="N shapes drawn at random instead")
+    group.addoption("--seed", type=int, default=0, help="of --random (default: 0)")
     group.addoption("--dtype", default="float32", help="float32, float64, float16 or bfloat16")
     group.addoption("--device", type=torch.device, default=torch.device("cpu"))
     group.addoption("--threads", type=int, help="of the CPU (default: torch's)")
@@ -79,9 +84,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    option = config.option
+    if option.random is not None and (option.shapes or not set(option.cells or GATES) <= {*GATES}):
+        raise pytest.UsageError("--random draws the shapes of lstm, gru and rnn")
     if config.option.threads:
         torch.set_num_threads(config.option.threads)
     config.stash[RESULTS] = []
+    config.stash[RANDOM] = []
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Shapes drawn at random have a test of their own."""
+    other = "test_random_shapes.py" if config.option.random is None else "test_speed.py"
+    return True if collection_path.name == other else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -89,7 +104,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     option = metafunc.config.option
     dtype = getattr(torch, option.dtype)
-    shapes = option.shapes or (STEP_SHAPES if _of_steps(metafunc.config) else SHAPES)
+    if option.random is not None:
+        shapes = random_shapes.draw(option.random, option.seed)
+    else:
+        shapes = option.shapes or (STEP_SHAPES if _of_steps(metafunc.config) else SHAPES)
     choices = product(shapes, option.cells or GATES, PASSES)
     metafunc.parametrize(
         "case",
@@ -122,10 +140,18 @@ def results(request: pytest.FixtureRequest) -> list[Result]:
     return request.config.stash[RESULTS]
 
 
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> list[random_shapes.Measured]:
+    """Where the test of random shapes leaves what it found."""
+    return request.config.stash[RANDOM]
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Writes the files."""
+    if config.stash[RANDOM]:
+        _write_random(terminalreporter, config)
     results = config.stash[RESULTS]
     if not results:
         return
@@ -148,5 +174,22 @@ def pytest_terminal_summary(
         json.dumps(report.as_json(results, machine), indent=1) + "\n", "utf-8"
     )
     terminalreporter.section("fastrnn and torch.nn" if torch_only else "fastrnn and plain PyTorch")
+    terminalreporter.write_line(text)
+    terminalreporter.write_line(f"written to {target}.*")
+
+
+def _write_random(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    found, machine, option = config.stash[RANDOM], config.stash[MACHINE], config.option
+    part = "-part" if option.cells or option.keyword else ""
+    name = f"{option.device.type}-{machine.slug}-{machine.dtype}-random{part}"
+    target: Path = option.results or FOLDER / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = random_shapes.document(found, machine, option.seed)
+    target.with_name(f"{target.name}.md").write_text(text, "utf-8")
+    target.with_name(f"{target.name}.json").write_text(
+        json.dumps(random_shapes.for_programs(found, machine, option.seed), indent=1) + "\n",
+        "utf-8",
+    )
+    terminalreporter.section("random shapes")
     terminalreporter.write_line(text)
     terminalreporter.write_line(f"written to {target}.*")
