@@ -8,6 +8,7 @@
 
 #include "backward_workspace.h"
 #include "input_gradient.h"
+#include "team.h"
 #include "weight_gradient.h"
 
 namespace fastrnn::cpu {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "forward_workspace.h"
+#include "team.h"
 
 namespace fastrnn::cpu {
 

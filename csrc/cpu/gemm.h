@@ -103,20 +103,35 @@ __attribute__((noinline)) void tile(int64_t depth, const F* a, int64_t a_stride,
   typename V::Raw sum[kRows][kVectors] = {};
   // The loops over accumulators must be unrolled by pragma, or the accumulators live on the stack.
   for (int64_t k = 0; k < depth; ++k) {
-    typename Row::Raw row[kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) row[v] = load<Row>(b + v * W).raw;
-#pragma GCC unroll 12
-    for (int m = 0; m < kRows; ++m) {
+    auto vector = [&](int v) __attribute__((always_inline)) { return load<Row>(b + v * W); };
+    auto broadcast = [&](int m) __attribute__((always_inline)) {
       F x;
       std::memcpy(&x, a + (kLayout == RowLayout::kStrided ? m * a_stride : m), sizeof x);
+      return Row(x);
+    };
+    auto add = [&](int m, int v, Row x, Row y) __attribute__((always_inline)) {
+      sum[m][v] = multiply_add(V(sum[m][v]), x, y).raw;
+    };
+    // What there is less of stays in registers.
+    if constexpr (kRows < kVectors) {
+      Row x[kRows];
+#pragma GCC unroll 12
+      for (int m = 0; m < kRows; ++m) x[m] = broadcast(m);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        if constexpr (std::is_same_v<F, Pair>) {
-          sum[m][v] = dot(V(sum[m][v]), Row(x), Row(row[v])).raw;
-        } else {
-          sum[m][v] += x * row[v];
-        }
+        const Row y = vector(v);
+#pragma GCC unroll 12
+        for (int m = 0; m < kRows; ++m) add(m, v, x[m], y);
+      }
+    } else {
+      Row y[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) y[v] = vector(v);
+#pragma GCC unroll 12
+      for (int m = 0; m < kRows; ++m) {
+        const Row x = broadcast(m);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) add(m, v, x, y[v]);
       }
     }
     a += kLayout == RowLayout::kStrided ? 1 : kRows;
