@@ -99,7 +99,7 @@ class WeightGradient {
           b(n / kColumns * panel_size(depth)),
           bias_part(m / kRows * kPartSize),
           bias(m) {}
-    Buffer<C> sum;
+    Buffer<C> sum;        // [panel][m][kColumns]
     Buffer<F> a;          // [tile][k][kRows]
     Buffer<F> b;          // [panel][k][kColumns]
     Buffer<C> bias_part;  // [tile][kPartSize]
@@ -118,10 +118,11 @@ class WeightGradient {
              const Scratch& scratch) const {
     const int64_t m0 = row * grid.m, n0 = column * grid.n;
     const int64_t m = std::min(grid.m, job.m - m0), n = std::min(grid.n, job.n - n0);
-    const int64_t stride = round_up(n, kColumns), sum_depth = factors<F>(this->sum_depth(job.rows));
+    const int64_t sum_depth = factors<F>(this->sum_depth(job.rows));
+    const int64_t height = round_up(m, kRows);  // of a panel of the sums
     const bool bias = job.bias && n0 == 0;
-    std::fill_n(scratch.sum.get(), round_up(m, kRows) * stride, C(0));
-    if (bias) std::fill_n(scratch.bias.get(), round_up(m, kRows), 0.);
+    std::fill_n(scratch.sum.get(), height * round_up(n, kColumns), C(0));
+    if (bias) std::fill_n(scratch.bias.get(), height, 0.);
     for (int64_t k0 = 0; k0 < job.rows; k0 += kBlockK) {
       const int64_t depth = std::min(kBlockK, job.rows - k0);
       pack_a(job, m0, m, k0, depth, scratch, bias);
@@ -131,18 +132,19 @@ class WeightGradient {
         const F* b = scratch.b.get() + j / kColumns * panel_size(count);
         for (int64_t k = 0; k < count; k += sum_depth) {
           for (int64_t i = 0; i < m; i += kRows) {
-            C* c = scratch.sum.get() + i * stride + j;
+            C* c = scratch.sum.get() + j * height + i * kColumns;
             tile<Arch, F, F, kRows, kVectors, RowLayout::kPacked>(
                 std::min(sum_depth, count - k),
                 scratch.a.get() + i / kRows * tile_size(count) + k * kRows, 0, b + k * kColumns,
-                kColumns, c, stride, c, stride);
+                kColumns, c, kColumns, c, kColumns);
           }
         }
       }
     }
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j < n; j += W) {
-        store(job.grad + (m0 + i) * job.n + n0 + j, load<V>(scratch.sum.get() + i * stride + j),
+        const C* sum = scratch.sum.get() + j / kColumns * kColumns * height + i * kColumns;
+        store(job.grad + (m0 + i) * job.n + n0 + j, load<V>(sum + j % kColumns),
               int(std::min<int64_t>(W, n - j)));
       }
     }
