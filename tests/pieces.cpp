@@ -184,8 +184,8 @@ Array<Compute<T>> multiply_tiles(Array<Compute<T>> a, Array<Compute<T>> b, Array
                         panel.data(), columns);
   Array<Compute<T>> c({rows, columns});
   multiply<Arch>(rows, factors<F>(depth), kDepthBlock, as_factors<F>(left.get()),
-                 left.stride / kSpan<F>, panel.data(), columns, vectors, init.data(), columns,
-                 c.mutable_data(), columns);
+                 left.stride / kSpan<F>, panel.data(), columns, vectors, nullptr, init.data(),
+                 columns, c.mutable_data(), columns);
   return c;
 }
 

@@ -16,7 +16,7 @@ EMULATOR = os.environ.get("FASTRNN_EMULATOR", "").split()  # of the machine that
 
 def start(folder: Path) -> Program:
     """The program, built unless the folder has it of the same sources."""
-    own = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("buffer", "crowd")]
+    own = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("buffer", "crowd", "machine")]
     compiled = [ROOT / "tests/pieces.cpp", *own]
     command = [*os.environ.get("CXX", "c++").split(), *_flags(), *map(str, compiled)]
     sources = [*ROOT.glob("csrc/**/*.h"), ROOT / "tests/calls.h", *compiled]

@@ -84,7 +84,7 @@ class Figure:
 
 def build(isa: str, dtype: str, folder: Path = FOLDER, optimize: str = "-O3") -> Path:
     """The program, compiled unless the folder has it of the same sources; takes half a minute."""
-    own = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("buffer", "crowd")]
+    own = [ROOT / f"csrc/cpu/{name}.cpp" for name in ("buffer", "crowd", "machine")]
     compiled = [ROOT / "bench/pieces/pieces.cpp", *own]
     flags = ["-std=c++20", optimize, "-g0", "-w", "-ffp-contract=fast", "-pthread"]
     flags += [*ISAS[isa], f"-DFRNN_TYPE={TYPES[dtype]}", f"-I{ROOT / 'csrc'}"]

@@ -68,19 +68,22 @@ class BackwardWeights {
         const int64_t at = (column - begin) * W;
         const C* from = k ? c + at : init ? init + at : zeros_.get();
         const int64_t from_stride = k ? c_stride : init ? init_stride : 0;
-        auto by = [&](auto* b, int64_t b_stride) {
+        auto by = [&](auto* b, int64_t b_stride, auto next) {
           fastrnn::cpu::multiply<Arch>(rows, depth, kDepthBlock, factor + k, a_stride / kSpan<F>,
-                                       b + k * b_stride, b_stride, panels_.vectors, from,
+                                       b + k * b_stride, b_stride, panels_.vectors, next, from,
                                        from_stride, c + at, c_stride);
         };
         if constexpr (kAsTheyLie) {
           if (column < in_place_) {
-            by(weight_ + column * W, units_);
+            by(weight_ + column * W, units_, nullptr);
             continue;
           }
         }
-        panels_.visit(
-            [&](auto* data) { by(data + panels_.offset(column - in_place_), panels_.stride()); });
+        panels_.visit([&](auto* data) {
+          auto* const b = data + panels_.offset(column - in_place_);
+          auto* const behind = b + panels_.depth * panels_.stride();
+          by(b, panels_.stride(), panels_.ahead(behind + k * panels_.stride()));
+        });
       }
     }
   }

@@ -73,9 +73,11 @@ class ForwardWeights {
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
       if (panels_) {
         panels_.visit([&](auto* data) {
-          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride,
-                                       data + panels_.offset(column), panels_.stride(),
-                                       panels_.vectors, bias_.get() + column * W, 0, c, c_stride);
+          const auto* const b = data + panels_.offset(column);
+          const auto* const next = panels_.ahead(b + panels_.depth * panels_.stride());
+          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride, b,
+                                       panels_.stride(), panels_.vectors, next,
+                                       bias_.get() + column * W, 0, c, c_stride);
         });
       } else {
         for (int g = 0; g < gates_; ++g) {
