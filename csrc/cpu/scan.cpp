@@ -33,9 +33,11 @@ const std::vector<const Engine*>& engines() {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      const bool vnni = __builtin_cpu_supports("avx512vnni");
+      if (vnni) found.push_back(&kAvx512VnniEngine);
       found.push_back(&kAvx512Engine);
-      // Ahead of the other only where it is faster; see arch.h.
-      if (__builtin_cpu_supports("avx512bf16")) {
+      // Ahead of the others only where it is faster; see arch.h.
+      if (vnni && __builtin_cpu_supports("avx512bf16")) {
         found.insert(__builtin_cpu_is("intel") ? found.end() : found.begin(), &kAvx512Bf16Engine);
       }
     }
@@ -73,6 +75,7 @@ struct Backend {
 
   void forward(const ScanParams& p) const { engine().forward(p, pool()); }
   void backward(const ScanParams& p) const { engine().backward(p, pool()); }
+  void forward_int8(const ScanParams& p) const { engine().forward_int8(p, pool()); }
 };
 
 // The instruction set taken, a colon, and all that this machine has.
@@ -83,6 +86,7 @@ std::string cpu_isas() { return std::string(engine().name) + ": " + names(); }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cpu::Backend>));
+  m.impl("scan_int8", TORCH_BOX(&fastrnn::scan_int8<fastrnn::cpu::Backend>));
   m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cpu::Backend>));
 }
 

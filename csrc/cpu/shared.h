@@ -16,6 +16,8 @@
 #include "arch.h"
 #include "buffer.h"
 #include "engine.h"
+#include "int8_products.h"
+#include "matrix_part.h"
 #include "pack.h"
 #include "plan.h"
 #include "slice.h"
