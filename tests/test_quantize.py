@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import fastrnn
-from fastrnn import functional, ops, quantization, reference
+from fastrnn import functional, ops, reference
 from fastrnn.quantization import Quantized, dequantize, pack, quantize_, quantize_rows, unpack
 from fastrnn.reference import Inputs
 
@@ -58,10 +58,9 @@ def test_products_are_exact(pieces: Program, width: str) -> None:
     call, lanes = getattr(pieces, f"int8_weights_{width}"), LANES.get(width, 16)
     generator = np.random.default_rng(0)
     depths = (1, 3, 4, 5, 31, 32, 33, 64, 130, 1500)
+    parts = [(1, 0, 1), (4, 0, 4), (3, 1, 2)] * 3  # gates of a matrix, and which of them
     for depth, units, kind in product(depths, (1, 15, 16, 33), ("drawn", "extreme")):
-        for rows, (gates, first, count) in zip(
-            (1, 2, 3, 7, 8, 9, 17), [(1, 0, 1), (4, 0, 4), (3, 1, 2)] * 3
-        ):
+        for rows, (gates, first, count) in zip((1, 2, 3, 7, 8, 9, 17), parts):
             a = _integers(generator, rows, depth, kind)
             b = _integers(generator, gates * units, depth, kind)
             packed = pack(torch.from_numpy(b).to(torch.int8), gates).numpy().view(np.uint8)
@@ -105,7 +104,7 @@ def _quantised_rows(a: Tensor) -> Tensor:
     return (a * (127 / largest).where(largest > 1e-36, 0.0)).round() * (largest / 127)
 
 
-def _linear(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     found = _quantised_rows(a.float()).double() @ weight.double().T
     return (found if bias is None else found + bias).float()
 
@@ -542,7 +541,7 @@ def test_no_gradients() -> None:
     with torch.no_grad():
         layer(x)
     for transform in (torch.func.grad(lambda x: layer(x)[0].sum()), torch.func.vmap(layer)):
-        with pytest.raises(RuntimeError, match="no gradient|no vmap"):
+        with pytest.raises(RuntimeError, match=r"no gradient|no vmap"):
             transform(torch.randn(2, 5, 7))
 
 

@@ -33,9 +33,9 @@ const std::vector<const Engine*>& engines() {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      found.push_back(&kAvx512Engine);
       const bool vnni = __builtin_cpu_supports("avx512vnni");
       if (vnni) found.push_back(&kAvx512VnniEngine);
-      found.push_back(&kAvx512Engine);
       // Ahead of the others only where it is faster; see arch.h.
       if (vnni && __builtin_cpu_supports("avx512bf16")) {
         found.insert(__builtin_cpu_is("intel") ? found.end() : found.begin(), &kAvx512Bf16Engine);
@@ -59,13 +59,24 @@ std::string names() {
 }
 
 // FASTRNN_ISA overrides the choice; it is read at every call so that tests can change it.
-const Engine& engine() {
+const Engine& engine_or(const Engine& best) {
   const char* wanted = std::getenv("FASTRNN_ISA");
-  if (!wanted || !*wanted) return *engines().front();
+  if (!wanted || !*wanted) return best;
   for (const Engine* engine : engines()) {
     if (std::string_view(engine->name) == wanted) return *engine;
   }
   FRNN_CHECK(false, "FASTRNN_ISA is '", wanted, "', but this machine has: ", names());
+}
+
+const Engine& engine() { return engine_or(*engines().front()); }
+
+const Engine& int8_engine() {
+#if defined(__x86_64__)
+  for (const Engine* engine : engines()) {
+    if (engine == &kAvx512VnniEngine) return engine_or(*engine);
+  }
+#endif
+  return engine();
 }
 
 Pool pool() { return {int(torch::stable::get_num_threads()), run_on_torch_threads}; }
@@ -75,7 +86,7 @@ struct Backend {
 
   void forward(const ScanParams& p) const { engine().forward(p, pool()); }
   void backward(const ScanParams& p) const { engine().backward(p, pool()); }
-  void forward_int8(const ScanParams& p) const { engine().forward_int8(p, pool()); }
+  void forward_int8(const ScanParams& p) const { int8_engine().forward_int8(p, pool()); }
 };
 
 // The instruction set taken, a colon, and all that this machine has.
