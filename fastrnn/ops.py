@@ -134,12 +134,20 @@ def scan_int8(inputs: Inputs, scales: Sequence[Tensor], all_states: bool = False
         )
     if _transformed():
         raise RuntimeError("layers of int8 know no vmap, no jvp and no other transform of torch's")
-    if CELLS[cell].weights and x.dtype != torch.float32:  # cells read peepholes in the type of x
-        each = len(weights) // (2 if inputs.bidirectional else 1)
-        weights = [w if (i + 1) % each else w.to(x.dtype) for i, w in enumerate(weights)]
+    weights = _with_peepholes_of(cell, x, weights, inputs.bidirectional)
     out = _scan_int8(*inputs[:3], weights, scales, *inputs[4:], all_states)
     end = 1 + CELLS[cell].states
     return Output(out[0], tuple(out[1:end]), tuple(out[end:]))
+
+
+def _with_peepholes_of(
+    cell: str, x: Tensor, weights: Sequence[Tensor], bidirectional: bool
+) -> Sequence[Tensor]:
+    """The weights, with the peepholes in the type of x, in which the cells read them."""
+    if not CELLS[cell].weights or x.dtype == torch.float32:
+        return weights
+    each = len(weights) // (2 if bidirectional else 1)
+    return [w if (i + 1) % each else w.to(x.dtype) for i, w in enumerate(weights)]
 
 
 def int8_sizes(inputs: Inputs, scales: Sequence[Tensor]) -> tuple[int, int]:
@@ -178,6 +186,22 @@ def run(
         return _apply_plain(layer, None, None, None, x, *states, *weights)
     return _plain_scan(
         cell, x, states, weights, None, None, None, bidirectional, batch_first, False
+    )
+
+
+def run_int8(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    bidirectional: bool,
+    batch_first: bool,
+) -> Sequence[Tensor]:
+    """run with weights of int8, where no gradient is needed."""
+    weights = _with_peepholes_of(cell, x, weights, bidirectional)
+    return _plain_scan_int8(
+        cell, x, states, weights, scales, None, None, None, bidirectional, batch_first, False
     )
 
 

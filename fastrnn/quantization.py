@@ -150,11 +150,13 @@ def _buffers_of(layer: nn.RNNBase) -> dict[str, Tensor]:
 
 
 def _convert(layer: nn.RNNBase, buffers: dict[str, Tensor]) -> None:
-    cell, kind = _cell_of(layer), type(layer).__name__
+    cell, kind, shown = _cell_of(layer), type(layer).__name__, layer.extra_repr()
     for name in layer._flat_weights_names:
         del layer._parameters[name]
     layer.__class__ = Quantized
-    vars(layer).update(_cell=cell, _kind=kind)
+    scales = [_scale_name(n) for n in layer._flat_weights_names if _scale_name(n) in buffers]
+    vars(layer).update(_cell=cell, _states=ops.CELLS[cell].states)
+    vars(layer).update(_scale_names=scales, _kind=kind, _shown=shown)
     for name, buffer in buffers.items():
         layer.register_buffer(name, buffer)
     layer._init_flat_weights()
@@ -163,14 +165,12 @@ def _convert(layer: nn.RNNBase, buffers: dict[str, Tensor]) -> None:
 class Quantized(modules._Layers):
     """An LSTM, GRU, RNN or one of their variants with weights of int8: what quantize_ makes."""
 
+    _scale_names: list[str]  # in the order of the matrices
     _kind: str  # the name of the layer's class before
+    _shown: str  # and its extra_repr
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("a Quantized layer is made by fastrnn.quantize_")
-
-    @property
-    def _states(self) -> int:
-        return ops.CELLS[self._cell].states
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """Runs all layers over the sequence, with the arguments and results of the layer before.
@@ -181,6 +181,20 @@ class Quantized(modules._Layers):
             ValueError: input is neither 2-D nor 3-D, or float64.
         """
         self._check_grad(input, hx)
+        if (
+            self.num_layers == 1
+            and ops.is_plain(input)
+            and input.dim() == 3
+            and input.shape[-1] == self.input_size
+        ):
+            try:
+                count = self._states
+                states = () if hx is None else (hx,) if count == 1 else modules._pair(hx)
+                how = (self.bidirectional, self.batch_first)
+                out = ops.run_int8(self._cell, input, states, *self._weights(), *how)
+                return out[0], out[1] if count == 1 else (out[1], out[2])
+            except modules._REFUSED:
+                pass  # what follows says why
         return self._run(input, hx)
 
     def _check_grad(self, input: Any, hx: Any) -> None:
@@ -199,15 +213,10 @@ class Quantized(modules._Layers):
                 "inference_mode(), or detach it"
             )
 
-    def _named(self, names: list[str]) -> list[Tensor]:
-        return [self._buffers[name] for name in names]
-
-    def _scale_names(self) -> list[str]:
-        names = self._flat_weights_names
-        return [_scale_name(name) for name in names if _scale_name(name) in self._buffers]
-
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
-        return self._named(self._flat_weights_names), self._named(self._scale_names())
+        buffers = self._buffers
+        weights = [buffers[name] for name in self._flat_weights_names]
+        return weights, [buffers[name] for name in self._scale_names]
 
     def _check_dtype(self, x: Tensor, weight: Tensor) -> None:
         if x.dtype not in functional.INT8_INPUTS:
@@ -233,8 +242,7 @@ class Quantized(modules._Layers):
         return f"Quantized{self._kind}"
 
     def extra_repr(self) -> str:
-        cell = "" if self._cell in modules._TORCH_CELLS else f", cell={self._cell!r}"
-        return f"{nn.RNNBase.extra_repr(self)}{cell}, dtype=torch.int8"
+        return f"{self._shown}, dtype=torch.int8"
 
     # ---- state_dict ------------------------------------------------------------------------------
 

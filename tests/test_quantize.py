@@ -370,7 +370,7 @@ def test_a_layer_is_close_to_what_it_was(kind: type, options: dict) -> None:
     found = quantize_(layer)
     assert found is layer and type(layer) is Quantized and isinstance(layer, nn.RNNBase)
     assert not list(layer.parameters())
-    assert repr(layer).startswith(f"Quantized{shape[: shape.index(')')].split(', bias')[0]}")
+    assert repr(layer) == f"Quantized{shape[:-1]}, dtype=torch.int8)"
     with torch.no_grad():
         y = layer(x)
     for a, b in zip(_tensors(y), _tensors(expected), strict=True):
@@ -639,7 +639,7 @@ def test_compile_and_export(options: dict) -> None:
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         assert _equal(compiled(x), expected)
         shapes = {"input": {0: torch.export.Dim("T"), 1: torch.export.Dim("B")}}
-        program = torch.export.export(layer, (x,), dynamic_shapes=shapes | {"hx": None})
+        program = torch.export.export(layer, (x,), dynamic_shapes=shapes)
         assert _equal(program.module()(x), expected)
         other = torch.randn(9, 2, 7)
         assert _equal(program.module()(other), layer(other))
