@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cells/cells.h"
+#include "int8.h"
 #include "scan.h"
 #include "shape.h"
 
@@ -378,8 +379,8 @@ class Scan {
       find_sizes_by_scales(any, projected);
     } else {
       FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % any.h_blocks == 0,
-                 "weight_hh must be of shape [", any.h_blocks,
-                 " * hidden_size, hidden_size], got ", describe(hh.sizes()));
+                 "weight_hh must be of shape [", any.h_blocks, " * hidden_size, hidden_size], got ",
+                 describe(hh.sizes()));
       params.hidden_size = hh.size(0) / any.h_blocks;
       params.output_size = projected ? hh.size(1) : params.hidden_size;
     }
@@ -420,19 +421,17 @@ class Scan {
       Weights& own = params.weights[d];
       for (const auto& [slot, name, shape, given, scale_slot] : weight_kinds()) {
         if (!given) continue;
-        const bool is_type = slot == &Weights::peephole;  // which the cells read
-        ScalarType type = is_type ? this->type() : ScalarType::Float;
-        if (!scale_slot) {
+        if (!scale_slot) {  // cells read peepholes as they read x
+          const ScalarType type = slot == &Weights::peephole ? this->type() : ScalarType::Float;
           own.*slot = hold(*weight++, shape, type, name, Shape::kMaxDims).data;
           continue;
         }
         const bool projects = slot == &Weights::hr;
         const int64_t units = projects ? params.output_size : params.hidden_size;
         const int64_t rows = shape[0], depth = shape[1];
-        constexpr int64_t kUnits = 16, kLongest = INT32_MAX / (127 * 127);
-        FRNN_CHECK(depth <= kLongest, name, " of int8 can have at most ", kLongest,
+        FRNN_CHECK(depth <= kInt8Longest, name, " of int8 can have at most ", kInt8Longest,
                    " columns, got ", depth);
-        const Shape packed{(units + kUnits - 1) / kUnits, rows / units, ((depth + 3) / 4 + 1) * 64};
+        const Shape packed{int8_blocks(units), rows / units, int8_gate_bytes(depth)};
         own.*slot = hold(*weight++, packed, ScalarType::Char, name, Shape::kMaxDims).data;
         own.*scale_slot = hold(*scale++, {rows}, ScalarType::Float, "scale", 1).data;
       }

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import fastrnn
-from fastrnn import functional, ops, reference
+from fastrnn import functional, ops, quantization, reference
 from fastrnn.quantization import Quantized, dequantize, pack, quantize_, quantize_rows, unpack
 from fastrnn.reference import Inputs
 
@@ -57,9 +57,9 @@ def _integers(generator: np.random.Generator, rows: int, columns: int, kind: str
 def test_products_are_exact(pieces: Program, width: str) -> None:
     call, lanes = getattr(pieces, f"int8_weights_{width}"), LANES.get(width, 16)
     generator = np.random.default_rng(0)
-    depths = (1, 3, 4, 5, 31, 32, 33, 64, 130, 1500)
     parts = [(1, 0, 1), (4, 0, 4), (3, 1, 2)] * 3  # gates of a matrix, and which of them
-    for depth, units, kind in product(depths, (1, 15, 16, 33), ("drawn", "extreme")):
+    depths = [(depth, "drawn") for depth in (1, 3, 4, 5, 31, 32, 33, 130)]
+    for (depth, kind), units in product([*depths, (64, "extreme"), (700, "extreme")], (1, 16, 33)):
         for rows, (gates, first, count) in zip((1, 2, 3, 7, 8, 9, 17), parts):
             a = _integers(generator, rows, depth, kind)
             b = _integers(generator, gates * units, depth, kind)
@@ -72,6 +72,17 @@ def test_products_are_exact(pieces: Program, width: str) -> None:
             exact = (a.astype(np.int64) @ b.astype(np.int64).T).astype(np.float32)
             expected = (exact * scale + bias).reshape(rows, gates, units)
             np.testing.assert_array_equal(found, expected[:, first : first + count])
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_longest_sums_fit(pieces: Program, width: str) -> None:
+    depth = quantization.LONGEST
+    q, one = torch.full((1, depth), 127, dtype=torch.int8), np.ones(1, np.float32)
+    packed = pack(q, 1).numpy().view(np.uint8)
+    for sign in (1, -1):
+        a = np.full((1, depth), 127 * sign, np.float32)
+        found = getattr(pieces, f"int8_weights_{width}")(a, packed, one, 0 * one, 0, 1)
+        assert found[0, 0] == np.float32(sign * 127 * 127 * depth)
 
 
 def test_packing_is_invertible_and_holds_the_sums() -> None:
@@ -179,7 +190,7 @@ def test_every_step_is_the_references(
         if options.get("takes_x"):
             inputs = hidden
         layer = Layer(cell, inputs, hidden, **options)
-        x = torch.randn(6, batch, inputs, generator=torch.Generator().manual_seed(1))
+        x = torch.randn(4, batch, inputs, generator=torch.Generator().manual_seed(1))
         states = layer.states(batch, 3.0)
         y, last, steps = layer(x, states)
         every = [y, *steps]
@@ -686,16 +697,16 @@ def test_a_trained_model_loses_little(kind: type) -> None:
         batch = text[starts[None] + torch.arange(33)[:, None]]
         return cross_entropy(model(batch[:-1]).flatten(0, 1), batch[1:].flatten())
 
-    for _ in range(200):
+    for _ in range(120):
         optimizer.zero_grad()
         loss_at(torch.randint(len(text) - 33, (16,))).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-    starts = torch.randint(len(text) - 33, (256,))
+    starts = torch.randint(len(text) - 33, (128,))
     with torch.no_grad():
         before = loss_at(starts)
-        assert before < 2.6  # of 4.5 before training
+        assert before < 3  # of 4.5 before training
         quantize_(model)
         after = loss_at(starts)
     assert after != before

@@ -1,6 +1,6 @@
 // The forward driver: for each slice, the input projection of a chunk of steps as one product; then
-// step by step and phase by phase the products of the operands, with the cell on their tiles. Weights
-// is ForwardWeights or what stands in its place.
+// step by step and phase by phase the products of the operands, with the cell on their tiles.
+// Weights is ForwardWeights or what stands in its place.
 #pragma once
 
 #include "forward_workspace.h"
@@ -79,8 +79,7 @@ class Forward {
     const Range own = work_.own_blocks(slice, kHiddenSize);
     const int64_t first = own.begin * cell_.x_blocks, last = own.end * cell_.x_blocks;
     const Weights& weights = work_.input_weights(slice);
-    const auto rows =
-        weights.prepare(count, work_.x(slice), work_.x_stride, work_.prepared(slice));
+    const auto rows = weights.prepare(count, work_.x(slice), work_.x_stride, work_.prepared(slice));
     weights.multiply(count, rows, first, last - first, work_.from_x(slice) + first * W,
                      work_.from_x_stride);
   }

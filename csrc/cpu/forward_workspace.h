@@ -178,9 +178,9 @@ struct ForwardWorkspace : Workspace<Arch, T> {
     x_ = Buffer<O>(slices * chunk_rows * x_stride);
     product_ = Buffer<C>(slices * product_size_);
     row_ = Buffer<ForwardRow<Arch, T>>(slices * rows);
-    prepared_size_ = std::max(
-        PackedWeights::prepared_bytes(rows, std::max(p.hidden_size, p.output_size)),
-        PackedWeights::prepared_bytes(chunk_rows, p.input_size));
+    prepared_size_ =
+        std::max(PackedWeights::prepared_bytes(rows, std::max(p.hidden_size, p.output_size)),
+                 PackedWeights::prepared_bytes(chunk_rows, p.input_size));
     prepared_ = Buffer<char>(slices * kMaxProducts * prepared_size_);
     const int64_t active = s.active_rows() * p.directions, units = active * p.hidden_size;
     prefer_huge_pages(p.y.data, active * p.output_size * sizeof(T));

@@ -1,21 +1,16 @@
 // Products of quantised rows with weights of int8, as a table of functions, so that an instruction
 // set that only multiplies otherwise needs no drivers and cells of its own.
 //
-// A row a is quantised by itself: a_k = s q_k with s = max |a| / 127 and q_k within [-127, 127]. The
-// weights are so by row, too, and once for all, in fastrnn/quantization.py. Sums of q are exact in
-// int32, so that no order of them, tile or instruction set changes a bit.
-//
-// Weights lie in blocks of 16 units, [unit block][gate][(ceil(depth / 4) + 1) * 64]: the int8 of
-// four neighbouring k for each unit, [16][4], and last the sum of each unit's row, [16] of int32.
-// What does not exist is 0.
+// A row a is quantised by itself: a_k = s q_k with s = max |a| / 127 and q_k within [-127, 127].
+// The weights are so by row, too, and once for all, in fastrnn/quantization.py. Sums of q are exact
+// in int32, so that no order of them, tile or instruction set changes a bit.
 #pragma once
 
 #include <cstdint>
 
-namespace fastrnn::cpu {
+#include "../int8.h"
 
-inline constexpr int kInt8Units = 16;  // of a block
-inline constexpr int kInt8Bytes = 64;  // of four k of a block
+namespace fastrnn::cpu {
 
 // Some gates of all units of a matrix.
 struct Int8Matrix {
@@ -26,7 +21,8 @@ struct Int8Matrix {
   int64_t units = 0, depth = 0;
   int64_t block_stride = 0;  // bytes
 
-  int64_t quads() const { return (depth + 3) / 4; }
+  int64_t quads() const { return int8_quads(depth); }
+  int64_t gate_stride() const { return int8_gate_bytes(depth); }
 };
 
 // Quantised rows, `stride` elements apart.
@@ -39,8 +35,8 @@ struct Int8Rows {
 struct Int8Products {
   int element_size;  // of a quantised value
 
-  // Rows of `depth` numbers, which begin `stride` apart and may be read up to whole vectors. out and
-  // scale are what `Int8Rows` of that stride point to.
+  // Rows of `depth` numbers, which begin `stride` apart. out has room for whole vectors in a row; it
+  // and scale are what Int8Rows of that stride point to.
   void (*quantize)(int64_t rows, int64_t depth, const float* a, int64_t stride, void* out,
                    int64_t out_stride, float* scale);
 

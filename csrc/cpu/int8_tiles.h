@@ -142,16 +142,16 @@ void multiply_int8(const Int8Matrix& b, int64_t rows, const Int8Rows& a, int64_t
   using V = Vec<float, Arch::kBytes>;
   using Element = typename By::Element;
   constexpr int W = V::kSize, kVectors = kInt8Units / W;
-  const int64_t quads = b.quads(), gate_stride = (quads + 1) * kInt8Bytes;
   for (int64_t end = block + blocks; block < end; ++block, c += kVectors * b.gates * W) {
     for (int g = 0; g < b.gates; ++g) {
-      const int8_t* const weight = b.weight + block * b.block_stride + g * gate_stride;
+      const int8_t* const weight = b.weight + block * b.block_stride + g * b.gate_stride();
       for (int64_t row = 0, height; row < rows; row += height) {
         const int64_t tiles = (rows - row + By::kMaxRows - 1) / By::kMaxRows;
         height = (rows - row + tiles - 1) / tiles;
         alignas(64) uint32_t sums[By::kMaxRows][kInt8Units];
         select_int8_tile<Arch, By>(height, std::make_integer_sequence<int, By::kMaxRows>{})(
-            quads, static_cast<const Element*>(a.data) + row * a.stride, a.stride, weight, sums[0]);
+            b.quads(), static_cast<const Element*>(a.data) + row * a.stride, a.stride, weight,
+            sums[0]);
         for (int v = 0; v < kVectors; ++v) {
           const int64_t unit = block * kInt8Units + v * W, at = g * b.units + unit;
           const int n = int(std::min<int64_t>(W, b.units - unit));

@@ -22,9 +22,9 @@ class Int8Weights {
 
   Int8Weights(const MatrixPart& part, int64_t /*depth_block*/, int64_t /*panel_rows*/)
       : matrix_{.gates = part.gates, .units = part.units, .depth = part.depth} {
-    const int64_t gate_stride = (matrix_.quads() + 1) * kInt8Bytes, row = part.first * part.units;
-    matrix_.block_stride = part.all_gates * gate_stride;
-    matrix_.weight = static_cast<const int8_t*>(part.weight) + part.first * gate_stride;
+    const int64_t row = part.first * part.units;
+    matrix_.block_stride = part.all_gates * matrix_.gate_stride();
+    matrix_.weight = static_cast<const int8_t*>(part.weight) + part.first * matrix_.gate_stride();
     matrix_.scale = static_cast<const float*>(part.scale) + row;
     if (part.bias) matrix_.bias = static_cast<const float*>(part.bias) + row;
   }
