@@ -133,7 +133,7 @@ def _buffers_of(layer: nn.RNNBase) -> dict[str, Tensor]:
                 f"{name} of a {type(layer).__name__} is not a parameter of its own: remove "
                 "parametrizations and weight normalisation before quantize_"
             )
-        if not parameter.isfinite().all():
+        if not parameter.is_meta and not parameter.isfinite().all():
             raise ValueError(f"{name} of a {type(layer).__name__} is not finite")
         if parameter.dim() == 1:
             found[name] = parameter.detach().to(torch.float32, copy=True)
