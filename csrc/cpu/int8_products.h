@@ -35,8 +35,8 @@ struct Int8Rows {
 struct Int8Products {
   int element_size;  // of a quantised value
 
-  // Rows of `depth` numbers, which begin `stride` apart. out has room for whole vectors in a row; it
-  // and scale are what Int8Rows of that stride point to.
+  // Rows of `depth` numbers, which begin `stride` apart. out has room for whole vectors in a row;
+  // it and scale are what Int8Rows of that stride point to.
   void (*quantize)(int64_t rows, int64_t depth, const float* a, int64_t stride, void* out,
                    int64_t out_stride, float* scale);
 
