@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cells/cells.h"
+#include "int8.h"
 #include "scan.h"
 #include "shape.h"
 
@@ -40,6 +41,7 @@ struct ScanArguments {
   const std::optional<Tensor>& batch_sizes;
   const std::optional<Tensor>& resets;
   bool bidirectional, batch_first;
+  const Tensors* scales = nullptr;  // of weights of int8
 };
 
 template <class... Parts>
@@ -197,16 +199,17 @@ class Scan {
     const char* name;
     Shape shape;
     bool given;
+    void* Weights::* scale = nullptr;  // of a matrix
   };
   std::array<WeightKind, 6> weight_kinds() const {
     const int64_t hidden = params.hidden_size, output = params.output_size;
     const int64_t x_rows = cell().x_blocks * hidden, h_rows = cell().h_blocks * hidden;
     return {
-        {{&Weights::ih, "weight_ih", {x_rows, params.input_size}, true},
-         {&Weights::hh, "weight_hh", {h_rows, output}, true},
+        {{&Weights::ih, "weight_ih", {x_rows, params.input_size}, true, &Weights::ih_scale},
+         {&Weights::hh, "weight_hh", {h_rows, output}, true, &Weights::hh_scale},
          {&Weights::bias_ih, "bias_ih", {x_rows}, bias_},
          {&Weights::bias_hh, "bias_hh", {h_rows}, bias_},
-         {&Weights::hr, "weight_hr", {output, hidden}, cell().projected},
+         {&Weights::hr, "weight_hr", {output, hidden}, cell().projected, &Weights::hr_scale},
          {&Weights::peephole, "weight_peephole", {cell().weights * hidden}, cell().weights > 0}}};
   }
 
@@ -372,30 +375,78 @@ class Scan {
     bias_ = count - own >= 4;
     const bool projected = (count - own) % 2 == 1;
     const Tensor& hh = args_.weights[1];
-    FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % any.h_blocks == 0,
-               "weight_hh must be of shape [", any.h_blocks, " * hidden_size, hidden_size], got ",
-               describe(hh.sizes()));
-    params.hidden_size = hh.size(0) / any.h_blocks;
-    params.output_size = projected ? hh.size(1) : params.hidden_size;
+    if (args_.scales) {
+      find_sizes_by_scales(any, projected);
+    } else {
+      FRNN_CHECK(hh.dim() == 2 && hh.numel() > 0 && hh.size(0) % any.h_blocks == 0,
+                 "weight_hh must be of shape [", any.h_blocks, " * hidden_size, hidden_size], got ",
+                 describe(hh.sizes()));
+      params.hidden_size = hh.size(0) / any.h_blocks;
+      params.output_size = projected ? hh.size(1) : params.hidden_size;
+    }
     choose_form(forms, projected);
     const int64_t ih_rows = cell().x_blocks * params.hidden_size;
-    const Tensor& ih = args_.weights[0];
-    const bool without_x = cell().takes_x() && ih.dim() == 2 && ih.size(0) == ih_rows;
+    const bool without_x = cell().takes_x() && weight_ih_rows() == ih_rows;
     FRNN_CHECK(!without_x || params.input_size == params.hidden_size, "cell '", args_.cell,
                "' takes x itself where weight_ih has ", ih_rows,
                " rows, and then needs as many inputs as hidden units, got ", params.input_size,
                " and ", params.hidden_size);
+    if (args_.scales) return take_int8_weights();
     const Tensor* weight = args_.weights.data();
     for (int64_t d = 0; d < params.directions; ++d) {
-      for (const auto& [slot, name, shape, given] : weight_kinds()) {
+      for (const auto& [slot, name, shape, given, _] : weight_kinds()) {
         if (given) params.weights[d].*slot = hold_contiguous(*weight++, shape, name);
       }
     }
   }
 
-  void choose_form(Forms forms, bool projected) {
+  // The scales have a number for each row of the matrices, which themselves are padded.
+  void find_sizes_by_scales(const CellLayout& any, bool projected) {
+    const size_t count = projected ? 3 : 2;
+    const Tensors& scales = *args_.scales;
+    FRNN_CHECK(scales.size() == count * params.directions, "Expected ", count,
+               " scales per direction, got ", scales.size(), " for ", params.directions,
+               " directions");
+    const int64_t rows = scales[1].numel();
+    FRNN_CHECK(rows > 0 && rows % any.h_blocks == 0, "the scale of weight_hh must be of shape [",
+               any.h_blocks, " * hidden_size], got ", describe(scales[1].sizes()));
+    params.hidden_size = rows / any.h_blocks;
+    params.output_size = projected ? scales[2].numel() : params.hidden_size;
+    FRNN_CHECK(params.output_size > 0, "the scale of weight_hr is empty");
+  }
+
+  void take_int8_weights() {
+    const Tensor *weight = args_.weights.data(), *scale = args_.scales->data();
+    for (int64_t d = 0; d < params.directions; ++d) {
+      Weights& own = params.weights[d];
+      for (const auto& [slot, name, shape, given, scale_slot] : weight_kinds()) {
+        if (!given) continue;
+        if (!scale_slot) {  // cells read peepholes as they read x
+          const ScalarType type = slot == &Weights::peephole ? this->type() : ScalarType::Float;
+          own.*slot = hold(*weight++, shape, type, name, Shape::kMaxDims).data;
+          continue;
+        }
+        const bool projects = slot == &Weights::hr;
+        const int64_t units = projects ? params.output_size : params.hidden_size;
+        const int64_t rows = shape[0], depth = shape[1];
+        FRNN_CHECK(depth <= kInt8Longest, name, " of int8 can have at most ", kInt8Longest,
+                   " columns, got ", depth);
+        const Shape packed{int8_blocks(units), rows / units, int8_gate_bytes(depth)};
+        own.*slot = hold(*weight++, packed, ScalarType::Char, name, Shape::kMaxDims).data;
+        own.*scale_slot = hold(*scale++, {rows}, ScalarType::Float, "scale", 1).data;
+      }
+    }
+  }
+
+  // As many as there are or, of int8, were before they were padded.
+  int64_t weight_ih_rows() const {
     const Tensor& ih = args_.weights[0];
-    const int64_t rows = ih.dim() == 2 ? ih.size(0) : 0;
+    if (args_.scales) return (*args_.scales)[0].numel();
+    return ih.dim() == 2 ? ih.size(0) : 0;
+  }
+
+  void choose_form(Forms forms, bool projected) {
+    const int64_t rows = weight_ih_rows();
     int best = -1;
     for (int i = forms.first; i < forms.end; ++i) {
       const CellLayout& form = kCells[i].layout;

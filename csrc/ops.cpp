@@ -12,6 +12,11 @@ STABLE_TORCH_LIBRARY(fastrnn, m) {
       "bool allow_tf32=False) "
       "-> Tensor[]");
   m.def(
+      "scan_int8(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor[] scales, "
+      "Tensor? lengths, Tensor? batch_sizes, Tensor? resets, bool bidirectional, "
+      "bool batch_first, bool all_states) "
+      "-> Tensor[]");
+  m.def(
       "scan_backward(Tensor?[] grads, str cell, Tensor x, Tensor[] states, Tensor[] weights, "
       "Tensor? lengths, Tensor? batch_sizes, Tensor? resets, bool bidirectional, "
       "bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, bool needs_weights, "

@@ -1,4 +1,4 @@
-// The two ops, for any backend: check, allocate, run.
+// The ops, for any backend: check, allocate, run.
 //
 // A backend is a class that is made of the input and of allow_tf32, and has forward and backward,
 // which take ScanParams. It registers scan<Backend> and scan_backward<Backend>.
@@ -7,6 +7,25 @@
 #include "check.h"
 
 namespace fastrnn {
+
+// y, the last states and, if wanted, the states 1 and on of every step: where forward writes them.
+inline Tensors make_outputs(Scan& scan, bool all_states) {
+  ScanParams& p = scan.params;
+  Tensors out;
+  out.reserve(2 * scan.cell().states + 1);
+  auto add = [&](Tensor t) { return View(out.emplace_back(std::move(t))); };
+  const Shape y = scan.sequence_shape(p.directions * p.output_size);
+  p.y = scan.sequence(add(scan.sequence_tensor(y, scan.type())));
+  for (int k = 0; k < scan.cell().states; ++k) {
+    p.last[k] = scan.state(add(scan.empty_tensor(scan.state_shape(k), scan.type())));
+  }
+  if (!all_states) return out;
+  const Shape steps = scan.sequence_shape(p.directions * p.hidden_size);
+  for (int k = 1; k < scan.cell().states; ++k) {
+    p.steps[k] = scan.sequence(add(scan.sequence_tensor(steps, scan.compute_type())));
+  }
+  return out;
+}
 
 // Returns y, the last states, and, to be saved for backward, the states 1 and on of every step and
 // the cell's saved values.
@@ -18,23 +37,29 @@ Tensors scan(const std::string& cell, const Tensor& x, const Tensors& states,
   Backend backend(x, allow_tf32);
   Scan scan({cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first});
   ScanParams& p = scan.params;
-  Tensors out;
-  out.reserve(2 * scan.cell().states + 1);
-  auto add = [&](Tensor t) { return View(out.emplace_back(std::move(t))); };
-
-  const Shape y = scan.sequence_shape(p.directions * p.output_size);
-  p.y = scan.sequence(add(scan.sequence_tensor(y, scan.type())));
-  for (int k = 0; k < scan.cell().states; ++k) {
-    p.last[k] = scan.state(add(scan.empty_tensor(scan.state_shape(k), scan.type())));
-  }
+  Tensors out = make_outputs(scan, save);
   if (save) {
-    const Shape steps = scan.sequence_shape(p.directions * p.hidden_size);
-    for (int k = 1; k < scan.cell().states; ++k) {
-      p.steps[k] = scan.sequence(add(scan.sequence_tensor(steps, scan.compute_type())));
-    }
-    p.saved = add(scan.empty_tensor(scan.saved_shape(), scan.type())).data;
+    p.saved = View(out.emplace_back(scan.empty_tensor(scan.saved_shape(), scan.type()))).data;
   }
   if (!scan.empty()) backend.forward(p);
+  return out;
+}
+
+// The same with weights of int8: `scales` has those of each direction's matrices in their order.
+// Returns y, the last states, and with all_states the states 1 and on of every step.
+template <class Backend>
+Tensors scan_int8(const std::string& cell, const Tensor& x, const Tensors& states,
+                  const Tensors& weights, const Tensors& scales,
+                  const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
+                  const std::optional<Tensor>& resets, bool bidirectional, bool batch_first,
+                  bool all_states) {
+  Backend backend(x, false);
+  FRNN_CHECK(x.scalar_type() != ScalarType::Double,
+             "weights of int8 take input of float32, bfloat16 or float16, got float64");
+  Scan scan({cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first,
+             &scales});
+  Tensors out = make_outputs(scan, all_states);
+  if (!scan.empty()) backend.forward_int8(scan.params);
   return out;
 }
 
@@ -88,7 +113,7 @@ Tensors scan_backward(const std::vector<std::optional<Tensor>>& grads, const std
   }
   if (needs_weights) {
     for (int64_t d = 0; d < p.directions; ++d) {
-      for (const auto& [slot, name, shape, given] : scan.weight_kinds()) {
+      for (const auto& [slot, name, shape, given, _] : scan.weight_kinds()) {
         if (!given) continue;
         // An empty batch has no gradient to speak of, and no kernel that writes it.
         Tensor grad =

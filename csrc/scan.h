@@ -82,6 +82,11 @@ struct Weights {
   void* bias_hh = nullptr;   // [h blocks * H]
   void* hr = nullptr;        // [P, H]
   void* peephole = nullptr;  // [weights * H]: the units' own weights
+
+  // Of weights of int8, which lie as cpu/int8_products.h says: float32, by row. Null otherwise.
+  void* ih_scale = nullptr;  // [x blocks * H]
+  void* hh_scale = nullptr;  // [h blocks * H]
+  void* hr_scale = nullptr;  // [P]
 };
 
 // Everything but lengths and resets is of `type`, except where "compute type" is said: that is

@@ -21,6 +21,7 @@ from .modules import (
     MUT3Cell,
     RNNCell,
 )
+from .quantization import quantize_
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "MUT3Cell",
     "RNNCell",
     "functional",
+    "quantize_",
 ]

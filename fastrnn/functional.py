@@ -13,6 +13,7 @@ from .reference import Inputs, Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
+INT8_INPUTS = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "meta") if ops.WHY_NO_CUDA else ("cpu", "cuda", "meta")
 
 
@@ -22,6 +23,7 @@ def layer(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
     *,
+    scales: Sequence[Tensor] = (),
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
@@ -53,6 +55,9 @@ def layer(
         weights: for each direction weight_ih [blocks * H, I] and weight_hh [blocks * H, P], then,
             if there are any, bias_ih and bias_hh [blocks * H], weight_hr [P, H], which only the
             LSTMs take, and, of lstm_peephole, weight_peephole [3 * H] for i f o.
+        scales: of int8 weights, which are inference's only: for each direction the scales of
+            weight_ih, weight_hh and, if there is one, weight_hr, of float32, [rows] each. The
+            matrices are packed then, as fastrnn.quantization does it, and the others float32.
         lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
             output beyond them is zero.
         batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
@@ -66,10 +71,12 @@ def layer(
             message names the argument.
     """
     how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-    return _layer(Inputs(cell, x, states, weights, *how), all_states)
+    return _layer(Inputs(cell, x, states, weights, *how), scales, all_states)
 
 
-def _layer(inputs: Inputs, all_states: bool = False) -> Output:
+def _layer(inputs: Inputs, scales: Sequence[Tensor] = (), all_states: bool = False) -> Output:
+    if scales:
+        return _int8_layer(inputs, scales, all_states)
     x = inputs.x
     _check_device(x)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
@@ -77,8 +84,26 @@ def _layer(inputs: Inputs, all_states: bool = False) -> Output:
         states, weights = _cast_all(inputs.states, dtype), _cast_all(inputs.weights, dtype)
         inputs = inputs._replace(x=_cast(x, dtype), states=states, weights=weights)
     if torch.compiler.is_exporting() and not inputs.states and inputs.batch_sizes is None:
-        inputs = inputs._replace(states=_zeros(inputs))
+        rows, output_size = inputs.weights[1].shape
+        inputs = inputs._replace(states=_zeros(inputs, rows, output_size))
     return ops.scan(inputs, all_states)
+
+
+def _int8_layer(inputs: Inputs, scales: Sequence[Tensor], all_states: bool) -> Output:
+    x, states = inputs.x, inputs.states
+    if x.device.type not in ("cpu", "meta"):
+        raise RuntimeError(f"layers of int8 run on the CPU only, and the input is on {x.device}")
+    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        inputs = inputs._replace(x=_cast(x, dtype), states=_cast_all(states, dtype))
+    if inputs.x.dtype not in INT8_INPUTS:
+        raise RuntimeError(
+            f"layers of int8 take input of float32, bfloat16 or float16, got {inputs.x.dtype}"
+        )
+    if torch.compiler.is_exporting() and not states and inputs.batch_sizes is None:
+        rows, output_size = ops.int8_sizes(inputs, scales)
+        inputs = inputs._replace(states=_zeros(inputs, rows, output_size))
+    return ops.scan_int8(inputs, scales, all_states)
 
 
 def _check_device(x: Tensor) -> None:
@@ -90,10 +115,10 @@ def _check_device(x: Tensor) -> None:
         )
 
 
-def _zeros(inputs: Inputs) -> list[Tensor]:
-    """The states that an exported program names: AOTInductor calls no op with an empty list."""
-    x, (rows, output_size) = inputs.x, inputs.weights[1].shape
-    info = ops.CELLS[inputs.cell]
+def _zeros(inputs: Inputs, rows: int, output_size: int) -> list[Tensor]:
+    """The states that an exported program names: AOTInductor calls no op with an empty list. rows
+    and output_size: of weight_hh."""
+    x, info = inputs.x, ops.CELLS[inputs.cell]
     sizes = [output_size] + [rows // info.h_blocks] * (info.states - 1)
     batch = x.shape[0 if x.dim() == 2 or inputs.batch_first else 1]
     leading = (batch,) if x.dim() == 2 else (2 if inputs.bidirectional else 1, batch)
@@ -115,6 +140,7 @@ def stack(
     states: Sequence[Tensor],
     weights: Sequence[Sequence[Tensor]],
     *,
+    scales: Sequence[Sequence[Tensor]] = (),
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
@@ -128,7 +154,7 @@ def stack(
     Args:
         states: the initial states, [L * D, B, P] for h and [L * D, B, H] for the others; empty for
             zeros.
-        weights: for each layer, what layer takes.
+        weights, scales: for each layer, what layer takes.
 
     Returns:
         y of the last layer, and the last states of all layers, shaped like states.
@@ -139,9 +165,10 @@ def stack(
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
+    scales = scales or ((),) * layers
     if layers == 1:
         how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-        y, last, _ = _layer(Inputs(cell, x, states, weights[0], *how))
+        y, last, _ = _layer(Inputs(cell, x, states, weights[0], *how), scales[0])
         return y, last
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
@@ -158,7 +185,7 @@ def stack(
             x = x.transpose(0, 1)
             resets = None if resets is None else resets.transpose(0, 1)
         how = (lengths, batch_sizes, resets, bidirectional, top)
-        x, last, _ = _layer(Inputs(cell, x, own_states, own, *how))
+        x, last, _ = _layer(Inputs(cell, x, own_states, own, *how), scales[i])
         ends.append(last)
     return x, tuple(map(torch.cat, zip(*ends, strict=True)))
 

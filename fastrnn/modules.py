@@ -248,14 +248,17 @@ class _Layers(_Variant, nn.RNNBase):
                 return out[0], out[1] if count == 1 else (out[1], out[2])
             except _REFUSED:
                 pass  # what follows says why, as torch.nn does
-        flat = _named_weights(self, self._flat_weights_names)
-        count = len(flat) // self.num_layers
-        weights = [flat[i : i + count] for i in range(0, len(flat), count)]
+        return self._run(input, hx)
+
+    def _run(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, Any]:
+        """forward in full."""
+        flat, flat_scales = self._weights()
+        weights, scales = self._by_layer(flat), self._by_layer(flat_scales)
         x, batch_sizes, order, back = (
             input if isinstance(input, PackedSequence) else (input, None, None, None)
         )
         states = self._checked(x, hx, batch_sizes)
-        _check_dtype(x, flat[0], ValueError)
+        self._check_dtype(x, flat[0])
         unbatched = batch_sizes is None and x.dim() == 2
         if unbatched:
             x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
@@ -266,6 +269,7 @@ class _Layers(_Variant, nn.RNNBase):
             x,
             states,
             weights,
+            scales=scales,
             batch_sizes=batch_sizes,
             bidirectional=self.bidirectional,
             batch_first=self.batch_first and batch_sizes is None and not unbatched,
@@ -279,6 +283,17 @@ class _Layers(_Variant, nn.RNNBase):
         if batch_sizes is not None:
             y = PackedSequence(y, batch_sizes, order, back)
         return y, last if self._states > 1 else last[0]
+
+    def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
+        """All of them in their order, and the scales of those of int8."""
+        return _named_weights(self, self._flat_weights_names), []
+
+    def _by_layer(self, flat: list[Tensor]) -> list[list[Tensor]]:
+        count = len(flat) // self.num_layers
+        return [flat[i : i + count] for i in range(0, len(flat), count)] if flat else []
+
+    def _check_dtype(self, x: Tensor, weight: Tensor) -> None:
+        _check_dtype(x, weight, ValueError)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels take the weights as they lie."""

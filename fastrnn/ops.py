@@ -42,9 +42,11 @@ def _load_cuda() -> str:
 WHY_NO_CUDA = _load_cuda()
 
 _scan = torch.ops.fastrnn.scan.default
+_scan_int8 = torch.ops.fastrnn.scan_int8.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
 # What an OpOverload calls; by itself it takes 0.5 us less. The compiler knows the OpOverload only.
 _plain_scan = _scan._op
+_plain_scan_int8 = _scan_int8._op
 _plain_scan_backward = _scan_backward._op
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
@@ -122,6 +124,39 @@ def scan(inputs: Inputs, save: bool = False) -> Output:
     return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
 
 
+def scan_int8(inputs: Inputs, scales: Sequence[Tensor], all_states: bool = False) -> Output:
+    """functional.layer with weights of int8, without autocast."""
+    cell, x, states, weights = inputs[:4]
+    if _needs_grad(x, states, ()):
+        raise RuntimeError(
+            "layers of int8 have no gradient: the input or a state requires one; use "
+            "torch.no_grad() or inference_mode(), or detach it"
+        )
+    if _transformed():
+        raise RuntimeError("layers of int8 know no vmap, no jvp and no other transform of torch's")
+    weights = _with_peepholes_of(cell, x, weights, inputs.bidirectional)
+    out = _scan_int8(*inputs[:3], weights, scales, *inputs[4:], all_states)
+    end = 1 + CELLS[cell].states
+    return Output(out[0], tuple(out[1:end]), tuple(out[end:]))
+
+
+def _with_peepholes_of(
+    cell: str, x: Tensor, weights: Sequence[Tensor], bidirectional: bool
+) -> Sequence[Tensor]:
+    """The weights, with the peepholes in the type of x, in which the cells read them."""
+    if not CELLS[cell].weights or x.dtype == torch.float32:
+        return weights
+    each = len(weights) // (2 if bidirectional else 1)
+    return [w if (i + 1) % each else w.to(x.dtype) for i, w in enumerate(weights)]
+
+
+def int8_sizes(inputs: Inputs, scales: Sequence[Tensor]) -> tuple[int, int]:
+    """The shape that weight_hh had before it was packed: by the scales, [rows] each."""
+    each = len(scales) // (2 if inputs.bidirectional else 1)
+    rows = scales[1].shape[0]
+    return rows, scales[2].shape[0] if each > 2 else rows // CELLS[inputs.cell].h_blocks
+
+
 def is_plain(x: Any) -> bool:
     """Whether run can take x: whether it is a tensor of the CPU's, and nothing is at work that
     changes what a call is."""
@@ -151,6 +186,22 @@ def run(
         return _apply_plain(layer, None, None, None, x, *states, *weights)
     return _plain_scan(
         cell, x, states, weights, None, None, None, bidirectional, batch_first, False
+    )
+
+
+def run_int8(
+    cell: str,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    bidirectional: bool,
+    batch_first: bool,
+) -> Sequence[Tensor]:
+    """run with weights of int8, where no gradient is needed."""
+    weights = _with_peepholes_of(cell, x, weights, bidirectional)
+    return _plain_scan_int8(
+        cell, x, states, weights, scales, None, None, None, bidirectional, batch_first, False
     )
 
 
@@ -495,17 +546,15 @@ def _check_device(x: Tensor, others: Sequence[Tensor], name: str) -> None:
 _INPUTS = len(Inputs._fields)
 
 
-@torch.library.register_fake("fastrnn::scan")
-def _(*args: Any) -> list[Tensor]:
-    call, save = Inputs(*args[:_INPUTS]), args[_INPUTS]
-    x, states, weights, batch_sizes = call.x, call.states, call.weights, call.batch_sizes
-    _check_device(x, weights, "parameter")
+def _fake_outputs(call: Inputs, rows: int, output_size: int, all_states: bool) -> list[Tensor]:
+    """y, the last states and the steps; rows and output_size are weight_hh's shape."""
+    x, states, batch_sizes = call.x, call.states, call.batch_sizes
+    _check_device(x, call.weights, "parameter")
     _check_device(x, states, "hidden")
     info = CELLS[call.cell]
     directions = 2 if call.bidirectional else 1
-    hidden_size = weights[1].shape[0] // info.h_blocks
-    output_size = weights[1].shape[1]
-    leading, features = x.shape[:-1], x.shape[-1]
+    hidden_size = rows // info.h_blocks
+    leading = x.shape[:-1]
     sizes = [output_size] + [hidden_size] * (info.states - 1)
     if batch_sizes is None and x.dim() == 2:
         last = [x.new_empty(x.shape[0], size) for size in sizes]
@@ -520,12 +569,30 @@ def _(*args: Any) -> list[Tensor]:
             batch = torch.library.get_ctx().new_dynamic_size()
         last = [x.new_empty(directions, batch, size) for size in sizes]
     out = [x.new_empty(*leading, directions * output_size), *last]
-    if save:
+    if all_states:
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
         for size in sizes[1:]:
             out.append(x.new_empty(*leading, directions * size, dtype=compute))
-        out.append(x.new_empty(x.numel() // features, directions, info.saved * hidden_size))
     return out
+
+
+@torch.library.register_fake("fastrnn::scan")
+def _(*args: Any) -> list[Tensor]:
+    call, save = Inputs(*args[:_INPUTS]), args[_INPUTS]
+    rows, output_size = call.weights[1].shape
+    out = _fake_outputs(call, rows, output_size, save)
+    if save:
+        x, info = call.x, CELLS[call.cell]
+        saved = info.saved * (rows // info.h_blocks)
+        out.append(x.new_empty(x.numel() // x.shape[-1], 2 if call.bidirectional else 1, saved))
+    return out
+
+
+@torch.library.register_fake("fastrnn::scan_int8")
+def _(cell: str, x: Tensor, states: Any, weights: Any, scales: Any, *rest: Any) -> list[Tensor]:
+    *how, all_states = rest
+    call = Inputs(cell, x, states, weights, *how)
+    return _fake_outputs(call, *int8_sizes(call, scales), all_states)
 
 
 @torch.library.register_fake("fastrnn::scan_backward")

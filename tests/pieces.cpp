@@ -15,6 +15,8 @@
 #include "cells/cells.h"
 #include "cpu/forward_weights.h"
 #include "cpu/gemm.h"
+#include "cpu/int8_tiles.h"
+#include "cpu/int8_weights.h"
 #include "cpu/plan.h"
 #include "cpu/slice.h"
 #include "cpu/team.h"
@@ -225,12 +227,44 @@ Array<Compute<T>> forward_weights(Array<Compute<T>> a, Array<Compute<T>> b, int6
   const int64_t rows = a.shape(0), depth = a.shape(1), units = b.shape(0);
   const Rows<Arch, T> left(a, depth % 2 ? 65 : 64);
   const Rows<Arch, T, T> right(b, 0);
-  ForwardWeights<Arch, T> weights(right.get(), nullptr, 1, units, depth, kShortBlock, panel_rows);
+  const MatrixPart part{.weight = right.get(), .units = units, .depth = depth};
+  ForwardWeights<Arch, T> weights(part, kShortBlock, panel_rows);
   weights.pack(0, weights.parts());
   const int64_t columns = (weights.columns() + weights.vectors() - 1) / weights.vectors() *
                           weights.vectors() * ForwardWeights<Arch, T>::W;
   Array<Compute<T>> c({rows, columns});
-  weights.multiply(rows, left.get(), left.stride, 0, weights.parts(), c.mutable_data(), columns);
+  weights.multiply(rows, weights.prepare(rows, left.get(), left.stride, nullptr), 0,
+                   weights.parts(), c.mutable_data(), columns);
+  return c;
+}
+
+struct Vnni {
+  static const Int8Products& products() { return kInt8Products<Avx512Vnni, ByQuads<Avx512Vnni>>; }
+};
+
+// a [rows, depth] times gates [first, first + count) of weights [unit blocks, all gates, bytes] as
+// fastrnn/quantization.py packs them, by their scale and bias [all gates * units]. The columns are
+// [unit vector][gate][lane].
+template <class Arch, class By>
+Array<float> int8_weights(Array<float> a, Array<char> packed, Array<float> scale, Array<float> bias,
+                          int first, int count) {
+  const int64_t rows = a.shape(0), depth = a.shape(1), gates = packed.shape(1);
+  const Rows<Arch, float> left(a, 64);
+  const MatrixPart part{.weight = packed.data(),
+                        .bias = bias.data(),
+                        .scale = scale.data(),
+                        .all_gates = int(gates),
+                        .first = first,
+                        .gates = count,
+                        .units = scale.size() / gates,
+                        .depth = depth};
+  Int8Weights<Arch, By> weights(part, kShortBlock, rows);
+  const int64_t columns = packed.shape(0) * weights.vectors();
+  const int64_t width = columns * Int8Weights<Arch, By>::W;
+  std::vector<char> memory(weights.prepared_bytes(rows, depth));
+  const auto prepared = weights.prepare(rows, left.get(), left.stride, memory.data());
+  Array<float> c({rows, width});
+  weights.multiply(rows, prepared, 0, columns, c.mutable_data(), width);
   return c;
 }
 
@@ -514,6 +548,7 @@ void add_arch(calls::Functions& all, const std::string& name) {
   add_products<Arch, double>(all, "_float64_" + name);
   add_products<Arch, bf16>(all, "_bfloat16_" + name);
   add_products<Arch, f16>(all, "_float16_" + name);
+  all.add("int8_weights_" + name, int8_weights<Arch, Widening<Arch>>);
   all.add("tile_rows_" + name, tile_heights<Arch>);
   all.add("bytes_" + name, bytes<Arch>);
 }
@@ -527,6 +562,7 @@ int main() {
   add_arch<Avx2>(all, "avx2");
   add_arch<Avx512>(all, "avx512");
   add_products<Avx512Bf16, bf16>(all, "_bfloat16_avx512_bf16");
+  all.add("int8_weights_avx512_vnni", int8_weights<Avx512, Vnni>);
   // By the places of cells' forms in the list.
   int form = 0;
 #define FRNN_CELL(name, Cell) all.add("cell_" + std::to_string(form++), run_cell<Cell>);

@@ -17,6 +17,7 @@ TAGS = {
     "isa_baseline.o": "8Baseline",
     "isa_avx2.o": "4Avx2",
     "isa_avx512.o": "6Avx512",
+    "isa_avx512_vnni.o": "10Avx512Vnni",
     "isa_avx512_bf16.o": "10Avx512Bf16",
 }
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn import functional, modules, ops, reference
+from fastrnn import functional, modules, ops, quantization, reference
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = [fastrnn, functional, modules, ops, reference]
+PUBLIC = [fastrnn, functional, modules, ops, quantization, reference]
 
 
 def python(*arguments: str, folder: Path) -> str:

@@ -39,4 +39,9 @@ struct Avx512Bf16 : Avx512 {
   static constexpr bool kPairs = true;
 };
 
+// Multiplies int8 by AVX512_VNNI and everything else as Avx512 does.
+struct Avx512Vnni : Avx512 {
+  static constexpr const char* kName = "avx512_vnni";
+};
+
 }  // namespace fastrnn::cpu

@@ -1,4 +1,4 @@
-// What an instruction set offers: the two drivers, compiled for it.
+// What an instruction set offers: the drivers, compiled for it.
 #pragma once
 
 #include <algorithm>
@@ -41,12 +41,14 @@ struct Engine {
   const char* name;
   void (*forward)(const ScanParams&, const Pool&);
   void (*backward)(const ScanParams&, const Pool&);
+  void (*forward_int8)(const ScanParams&, const Pool&);  // with weights of int8
 };
 
 extern const Engine kBaselineEngine;
 #if defined(__x86_64__)
 extern const Engine kAvx2Engine;
 extern const Engine kAvx512Engine;
+extern const Engine kAvx512VnniEngine;
 extern const Engine kAvx512Bf16Engine;
 #endif
 

@@ -1,5 +1,6 @@
 // The forward driver: for each slice, the input projection of a chunk of steps as one product; then
 // step by step and phase by phase the products of the operands, with the cell on their tiles.
+// Weights is ForwardWeights or what stands in its place.
 #pragma once
 
 #include "forward_workspace.h"
@@ -7,7 +8,7 @@
 
 namespace fastrnn::cpu {
 
-template <class Arch, class T>
+template <class Arch, class T, class Weights>
 class Forward {
  public:
   Forward(const ScanParams& p, const Pool& pool)
@@ -82,8 +83,10 @@ class Forward {
     }
     const Range own = work_.own_blocks(slice, kHiddenSize);
     const int64_t first = own.begin * cell_.x_blocks, last = own.end * cell_.x_blocks;
-    work_.input_weights(slice).multiply(count, work_.x(slice), work_.x_stride, first, last - first,
-                                        work_.from_x(slice) + first * W, work_.from_x_stride);
+    const Weights& weights = work_.input_weights(slice);
+    const auto rows = weights.prepare(count, work_.x(slice), work_.x_stride, work_.prepared(slice));
+    weights.multiply(count, rows, first, last - first, work_.from_x(slice) + first * W,
+                     work_.from_x_stride);
   }
 
   // Describes the `active` rows of step i, which `chunk_row` rows of the chunk come before.
@@ -104,13 +107,19 @@ class Forward {
     const Range own = work_.own_blocks(slice, phase.size);
     const int64_t group = work_.group(index);
     const int64_t stride = phase.gates_before(phase.products) * group * W;
+    typename Weights::Rows rows[kMaxProducts];
+    for (int k = 0; k < phase.products; ++k) {
+      const int operand = phase.product[k].operand;
+      rows[k] = work_.product_weights(slice, index, k)
+                    .prepare(active, work_.operand_rows(slice, operand, i),
+                             work_.operand_stride(operand), work_.prepared(slice, k));
+    }
     for (int64_t block = own.begin; block < own.end; block += group) {
       C* out = work_.product(slice);
       for (int k = 0; k < phase.products; ++k) {
-        const auto& [operand, _, gates] = phase.product[k];
+        const int gates = phase.product[k].count;
         work_.product_weights(slice, index, k)
-            .multiply(active, work_.operand_rows(slice, operand, i), work_.operand_stride(operand),
-                      block * gates, group * gates, out, stride);
+            .multiply(active, rows[k], block * gates, group * gates, out, stride);
         out += gates * group * W;
       }
       kernels_.phase[index].forward(work_.row(slice), int(active), work_.product(slice), stride,
@@ -145,7 +154,7 @@ class Forward {
   const Schedule& s_;
   const CellKernels<Arch, T>& kernels_;
   const CellLayout& cell_ = kernels_.cell;
-  ForwardWorkspace<Arch, T> work_;
+  ForwardWorkspace<Arch, T, Weights> work_;
 };
 
 }  // namespace fastrnn::cpu

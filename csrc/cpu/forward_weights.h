@@ -6,6 +6,7 @@
 
 #include "buffer.h"
 #include "gemm.h"
+#include "matrix_part.h"
 
 namespace fastrnn::cpu {
 
@@ -20,21 +21,28 @@ class ForwardWeights {
   using V = Vec<C, Arch::kBytes>;
   static constexpr int W = V::kSize;
 
+  static constexpr int kElementSize = sizeof(T);
+
+  // Rows as a product takes them.
+  struct Rows {
+    const F* data = nullptr;
+    int64_t stride = 0;
+  };
+
   ForwardWeights() = default;
 
   // panel_rows: how many rows each product will have; 0: do not pack. Sums have blocks of
   // depth_block, a multiple of 64.
-  ForwardWeights(const void* weight, const void* bias, int gates, int64_t units, int64_t depth,
-                 int64_t depth_block, int64_t panel_rows)
-      : weight_(static_cast<const T*>(weight)),
-        bias_source_(static_cast<const T*>(bias)),
-        gates_(gates),
-        units_(units),
-        blocks_((units + W - 1) / W),
-        depth_(depth),
+  ForwardWeights(const MatrixPart& part, int64_t depth_block, int64_t panel_rows)
+      : weight_(static_cast<const T*>(part.weight) + part.first * part.units * part.depth),
+        gates_(part.gates),
+        units_(part.units),
+        blocks_((part.units + W - 1) / W),
+        depth_(part.depth),
         depth_block_(depth_block) {
-    panels_.depth = factors<F>(depth);
-    panels_.vectors = panel_rows ? panel_vectors<Arch>(gates, panel_rows, columns()) : gates;
+    if (part.bias) bias_source_ = static_cast<const T*>(part.bias) + part.first * part.units;
+    panels_.depth = factors<F>(depth_);
+    panels_.vectors = panel_rows ? panel_vectors<Arch>(gates_, panel_rows, columns()) : gates_;
     panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
     if (panel_rows) {
       const int64_t count = panels_.columns;
@@ -63,16 +71,21 @@ class ForwardWeights {
     }
   }
 
+  // Makes rows ready for products, in memory of so many bytes.
+  static int64_t prepared_bytes(int64_t /*rows*/, int64_t /*depth*/) { return 0; }
+  Rows prepare(int64_t /*rows*/, const O* a, int64_t stride, char* /*memory*/) const {
+    return {as_factors<F>(a), stride / kSpan<F>};
+  }
+
   // c[rows][count] = bias + a W^T for `count` columns from `column` on, both multiples of
   // vectors().
-  void multiply(int64_t rows, const O* a, int64_t a_stride, int64_t column, int64_t count, C* c,
+  void multiply(int64_t rows, const Rows& a, int64_t column, int64_t count, C* c,
                 int64_t c_stride) const {
-    const F* const factor = as_factors<F>(a);
-    const int64_t stride = a_stride / kSpan<F>;
+    const auto [factor, stride] = a;
     const int64_t end = std::min(column + count, panels_.columns);
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
       if (panels_) {
-        panels_.visit([&](auto* data) {
+        panels_.visit([&, factor = factor, stride = stride](auto* data) {
           const auto* const b = data + panels_.offset(column);
           const auto* const next = panels_.ahead(b + panels_.depth * panels_.stride());
           fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride, b,

@@ -13,14 +13,13 @@ namespace fastrnn::cpu {
 // the result to stay in the cache until the steps read it.
 inline constexpr int64_t kChunkRows = 64;
 
-template <class Arch, class T>
+template <class Arch, class T, class PackedWeights>
 struct ForwardWorkspace : Workspace<Arch, T> {
   using C = Compute<T>;
   using O = Operand<Arch, T>;
   using Base = Workspace<Arch, T>;
   using Base::size, Base::blocks;
   using Base::W, Base::p, Base::s, Base::cell, Base::pool, Base::plan, Base::rows;
-  using PackedWeights = ForwardWeights<Arch, T>;
 
   ForwardWorkspace(const ScanParams& params, const CellLayout& layout, const Pool& threads)
       : Base(params, layout, threads) {
@@ -60,6 +59,10 @@ struct ForwardWorkspace : Workspace<Arch, T> {
   }
   O* x(const Slice& slice) const { return x_.get() + slice.index * rows * chunk_steps * x_stride; }
   C* product(const Slice& slice) const { return product_.get() + slice.index * product_size_; }
+  // Where rows are prepared for the k-th product that goes on at once.
+  char* prepared(const Slice& slice, int k = 0) const {
+    return prepared_.get() + (slice.index * kMaxProducts + k) * prepared_size_;
+  }
   ForwardRow<Arch, T>* row(const Slice& slice) const { return row_.get() + slice.index * rows; }
 
   void pack() {
@@ -105,7 +108,7 @@ struct ForwardWorkspace : Workspace<Arch, T> {
                         .depth = p.output_size + (in_place() ? p.input_size : 0),
                         .columns = columns * W,
                         .column_groups = (shared_columns + kMaxTileVectors - 1) / kMaxTileVectors,
-                        .element_size = sizeof(T),
+                        .element_size = PackedWeights::kElementSize,
                         .meetings = cell.phases,
                         .l2_bytes = l2_bytes()});
     rows = max_rows(p, plan);
@@ -117,19 +120,28 @@ struct ForwardWorkspace : Workspace<Arch, T> {
     const int64_t block = s.batch <= kFewRows ? kShortBlock : kDepthBlock;
     for (int64_t d = 0; d < p.directions; ++d) {
       const Weights& w = p.weights[d];
-      weights_[d].ih = {w.ih, w.bias_ih, cell.x_blocks, p.hidden_size, p.input_size, block, x_rows};
+      const MatrixPart ih{.weight = w.ih,
+                          .bias = w.bias_ih,
+                          .scale = w.ih_scale,
+                          .all_gates = cell.x_blocks,
+                          .gates = cell.x_blocks,
+                          .units = p.hidden_size,
+                          .depth = p.input_size};
+      weights_[d].ih = {ih, block, x_rows};
       for (int i = 0; i < cell.phases; ++i) {
         const PhaseLayout& phase = cell.phase[i];
         for (int k = 0; k < phase.products; ++k) {
           const Product& product = phase.product[k];
-          const int64_t depth = size(cell.operand_size[product.operand]);
-          const int64_t first = product.first * size(phase.size);
           const bool recurrent = phase.size == kHiddenSize;
-          const T* weight = static_cast<const T*>(recurrent ? w.hh : w.hr) + first * depth;
-          const T* bias =
-              recurrent && w.bias_hh ? static_cast<const T*>(w.bias_hh) + first : nullptr;
-          weights_[d].product[i][k] = {weight, bias,  product.count, size(phase.size),
-                                       depth,  block, h_rows};
+          const MatrixPart part{.weight = recurrent ? w.hh : w.hr,
+                                .bias = recurrent ? w.bias_hh : nullptr,
+                                .scale = recurrent ? w.hh_scale : w.hr_scale,
+                                .all_gates = recurrent ? cell.h_blocks : cell.output_grad_blocks,
+                                .first = product.first,
+                                .gates = product.count,
+                                .units = size(phase.size),
+                                .depth = size(cell.operand_size[product.operand])};
+          weights_[d].product[i][k] = {part, block, h_rows};
         }
       }
     }
@@ -167,6 +179,10 @@ struct ForwardWorkspace : Workspace<Arch, T> {
     x_ = Buffer<O>(slices * chunk_rows * x_stride);
     product_ = Buffer<C>(slices * product_size_);
     row_ = Buffer<ForwardRow<Arch, T>>(slices * rows);
+    prepared_size_ =
+        std::max(PackedWeights::prepared_bytes(rows, std::max(p.hidden_size, p.output_size)),
+                 PackedWeights::prepared_bytes(chunk_rows, p.input_size));
+    prepared_ = Buffer<char>(slices * kMaxProducts * prepared_size_);
     const int64_t active = s.active_rows() * p.directions, units = active * p.hidden_size;
     prefer_huge_pages(p.y.data, active * p.output_size * sizeof(T));
     prefer_huge_pages(p.saved, units * cell.saved * sizeof(T));
@@ -175,13 +191,14 @@ struct ForwardWorkspace : Workspace<Arch, T> {
 
   Direction weights_[2];
   int64_t group_[kMaxPhases] = {1, 1};
-  int64_t h_stride_ = 0, hidden_stride_ = 0, product_size_ = 0;
+  int64_t h_stride_ = 0, hidden_stride_ = 0, product_size_ = 0, prepared_size_ = 0;
   Buffer<O> h_;        // [D][2][B], of this step and of the next
   Buffer<O> operand_;  // [D][operands - 1][B]: all have read one before the next step makes it
   Buffer<C> carry_;    // [D][states - 1][B]
   Buffer<O> x_;
   Buffer<C> from_x_, product_;
   Buffer<ForwardRow<Arch, T>> row_;
+  Buffer<char> prepared_;
 };
 
 }  // namespace fastrnn::cpu

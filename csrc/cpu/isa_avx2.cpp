@@ -2,6 +2,7 @@
 #include "shared.h"
 
 #define FRNN_F16C
+#define FRNN_MADD
 #include <immintrin.h>
 
 #if defined(__clang__)

@@ -2,6 +2,7 @@
 #include "shared.h"
 
 #define FRNN_F16C
+#define FRNN_MADD
 #include <immintrin.h>
 
 #if defined(__clang__)
@@ -16,8 +17,23 @@
 #include "isa.h"
 
 namespace fastrnn::cpu {
+
 const Engine kAvx512Engine = kEngine<Avx512>;
-}
+
+extern const Int8Products kVnniProducts;
+
+namespace {
+
+struct Vnni {
+  static const Int8Products& products() { return kVnniProducts; }
+};
+
+}  // namespace
+
+const Engine kAvx512VnniEngine = {Avx512Vnni::kName, run<Avx512, FloatForward>,
+                                  run<Avx512, Backward>, run_int8<Avx512, Vnni>};
+
+}  // namespace fastrnn::cpu
 
 #if defined(__clang__)
 #pragma clang attribute pop

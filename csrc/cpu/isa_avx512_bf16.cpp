@@ -1,8 +1,10 @@
-// AVX-512 with AVX512_BF16: products of bf16 by pairs. All else is AVX-512's.
+// AVX-512 with AVX512_BF16: products of bf16 by pairs. All else is AVX-512's, and
+// products of int8 AVX512_VNNI's, which every CPU with AVX512_BF16 has.
 #if defined(__x86_64__)
 #include "shared.h"
 
 #define FRNN_F16C
+#define FRNN_MADD
 #define FRNN_AVX512_BF16
 #include <immintrin.h>
 
@@ -31,11 +33,12 @@ void run_pairs(const ScanParams& p, const Pool& pool) {
 const Engine kAvx512Bf16Engine = {
     Avx512Bf16::kName,
     [](const ScanParams& p, const Pool& pool) {
-      p.type == Type::kBFloat16 ? run_pairs<Forward>(p, pool) : kAvx512Engine.forward(p, pool);
+      p.type == Type::kBFloat16 ? run_pairs<FloatForward>(p, pool) : kAvx512Engine.forward(p, pool);
     },
     [](const ScanParams& p, const Pool& pool) {
       p.type == Type::kBFloat16 ? run_pairs<Backward>(p, pool) : kAvx512Engine.backward(p, pool);
-    }};
+    },
+    [](const ScanParams& p, const Pool& pool) { kAvx512VnniEngine.forward_int8(p, pool); }};
 
 }  // namespace fastrnn::cpu
 

@@ -31,8 +31,10 @@ const std::vector<const Engine*>& engines() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       found.push_back(&kAvx512Engine);
-      // Ahead of the other only where it is faster; see arch.h.
-      if (__builtin_cpu_supports("avx512bf16")) {
+      const bool vnni = __builtin_cpu_supports("avx512vnni");
+      if (vnni) found.push_back(&kAvx512VnniEngine);
+      // Ahead of the others only where it is faster; see arch.h.
+      if (vnni && __builtin_cpu_supports("avx512bf16")) {
         found.insert(__builtin_cpu_is("intel") ? found.end() : found.begin(), &kAvx512Bf16Engine);
       }
     }
@@ -54,13 +56,24 @@ std::string names() {
 }
 
 // FASTRNN_ISA overrides the choice; it is read at every call so that tests can change it.
-const Engine& engine() {
+const Engine& engine_or(const Engine& best) {
   const char* wanted = std::getenv("FASTRNN_ISA");
-  if (!wanted || !*wanted) return *engines().front();
+  if (!wanted || !*wanted) return best;
   for (const Engine* engine : engines()) {
     if (std::string_view(engine->name) == wanted) return *engine;
   }
   FRNN_CHECK(false, "FASTRNN_ISA is '", wanted, "', but this machine has: ", names());
+}
+
+const Engine& engine() { return engine_or(*engines().front()); }
+
+const Engine& int8_engine() {
+#if defined(__x86_64__)
+  for (const Engine* engine : engines()) {
+    if (engine == &kAvx512VnniEngine) return engine_or(*engine);
+  }
+#endif
+  return engine();
 }
 
 struct Backend {
@@ -68,6 +81,7 @@ struct Backend {
 
   void forward(const ScanParams& p) const { engine().forward(p, torch_threads()); }
   void backward(const ScanParams& p) const { engine().backward(p, torch_threads()); }
+  void forward_int8(const ScanParams& p) const { int8_engine().forward_int8(p, torch_threads()); }
 };
 
 // The instruction set taken, a colon, and all that this machine has.
@@ -78,6 +92,7 @@ std::string cpu_isas() { return std::string(engine().name) + ": " + names(); }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cpu::Backend>));
+  m.impl("scan_int8", TORCH_BOX(&fastrnn::scan_int8<fastrnn::cpu::Backend>));
   m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cpu::Backend>));
 }
 
