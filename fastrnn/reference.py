@@ -266,6 +266,21 @@ def scan(inputs: Inputs) -> Output:
     return Output(sequences[0], last, tuple(sequences[1:]))
 
 
+def starts_over(resets: Tensor, lengths: Tensor | None, direction: int) -> Tensor:
+    """Before which steps a direction comes from another episode, [T, B].
+
+    The reverse one goes through an episode from its last step on, which is the one before the next
+    episode's first. Behind the end of a row there is no episode.
+    """
+    if not direction:
+        return resets
+    after = torch.cat([resets[1:], torch.zeros_like(resets[:1])])
+    if lengths is None:
+        return after
+    times = torch.arange(1, len(resets) + 1, device=resets.device)[:, None]
+    return after & (times < lengths.to(resets.device))
+
+
 def _direction(inputs: Inputs, direction: int) -> tuple[list[Tensor], Sequence[Tensor]]:
     """One direction. Returns all states of every step, [T, B, features], and the last ones."""
     form, x, lengths, resets = CELLS[inputs.cell], inputs.x, inputs.lengths, inputs.resets
@@ -288,11 +303,12 @@ def _direction(inputs: Inputs, direction: int) -> tuple[list[Tensor], Sequence[T
     def recurrent(operand: Tensor, first: int, count: int) -> Sequence[Tensor]:
         return linear(operand, *rows(first, count)).chunk(count, -1)
 
+    cuts = None if resets is None else starts_over(resets, lengths, direction)
     every: list[Sequence[Tensor]] = [()] * steps
     for t in reversed(range(steps)) if direction else range(steps):
         before = states
-        if resets is not None:
-            before = [torch.where(resets[t][:, None], torch.zeros_like(s), s) for s in states]
+        if cuts is not None:
+            before = [torch.where(cuts[t][:, None], torch.zeros_like(s), s) for s in states]
         from_x = list(linear(x[t], own.ih, own.bias_ih).chunk(blocks, -1))
         if blocks < len(form.x):
             from_x.insert(form.x.index(form.itself), x[t])

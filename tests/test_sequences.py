@@ -258,6 +258,40 @@ def test_a_reset_cuts_the_past_off(cell: str, isa: str) -> None:
     assert not any(grad.any() for grad in grads[1:])
 
 
+@combinations
+@pytest.mark.parametrize("lengths", ["full", "mixed"])
+@pytest.mark.parametrize("mask", ["random", "first", "everywhere"])
+def test_episodes_in_a_row_are_those_run_apart(
+    cell: str, walk: str, mask: str, lengths: str
+) -> None:
+    """In both directions: neither hears of another episode."""
+    given, resets = arguments(cell, **WALKS[walk]), RESETS[mask]
+    found = ops.scan(
+        Inputs(**given, resets=oriented(resets, given), lengths=torch.tensor(LENGTHS[lengths]))
+    )
+    x, y = (t.transpose(0, 1) if given["batch_first"] else t for t in (given["x"], found.y))
+    for row, length in enumerate(LENGTHS[lengths]):
+        starts = [t for t in range(1, length) if resets[t, row]]
+        ends = []
+        for start, end in zip([0, *starts], [*starts, length]):
+            states = [s[:, row : row + 1].clone() for s in given["states"]]
+            for s in states:
+                if start > 0 or (length > 0 and resets[0, row]):
+                    s[0] = 0
+                if end < length:
+                    s[1:] = 0
+            episode = {**given, "x": x[start:end, row : row + 1], "states": states}
+            if start == end:  # the row has no steps
+                ends.append(states)
+                continue
+            alone = ops.scan(Inputs(**{**episode, "batch_first": False}))
+            torch.testing.assert_close(y[start:end, row], alone.y[:, 0], rtol=1e-11, atol=1e-12)
+            ends.append(alone.last)
+        for k, last in enumerate(found.last if given["states"] else ()):
+            torch.testing.assert_close(last[:1, row], ends[-1][k][:1, 0], rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(last[1:, row], ends[0][k][1:, 0], rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e300], ids=str)
 @combinations
 def test_garbage_in_padding_stays_there(cell: str, walk: str, garbage: float, isa: str) -> None:
