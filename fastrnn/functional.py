@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from . import ops
+from . import ops, sequences
 from .reference import Inputs, Output
 
 __all__ = ["Output", "layer", "stack", "step"]
@@ -25,6 +25,7 @@ def layer(
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
+    reset_to: Sequence[Tensor] = (),
     bidirectional: bool = False,
     batch_first: bool = False,
     all_states: bool = False,
@@ -53,32 +54,41 @@ def layer(
         weights: for each direction weight_ih [blocks * H, I] and weight_hh [blocks * H, P], then,
             if there are any, bias_ih and bias_hh [blocks * H], weight_hr [P, H], which only the
             LSTMs take, and, of lstm_peephole, weight_peephole [3 * H] for i f o.
-        lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
-            output beyond them is zero.
+        lengths: [B] of any integer type, each within [0, T]: how many steps of each row count. The
+            output beyond them is zero. For x on a GPU, they are best on the CPU, where they go into
+            the kernel; on the GPU they are not read by the host either, and not checked: what is
+            beyond [0, T] counts as 0 or T, and each direction runs over all steps of all rows.
         batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
-        resets: bool, [T, B] or like x without its features: where set, the states before that step
-            are zeros.
-        all_states: whether the output's steps hold the states but h of every step even where
-            autograd does not record.
+        resets: bool, like x without its features, on its device: at which steps an episode begins.
+            Nothing crosses from one episode of a row to another, in either direction: forward, the
+            states before such a step are zeros, and so they are in reverse before the step that
+            precedes it.
+        reset_to: what the states are there instead, [T, D, B, P] for h and [T, D, B, H] for the
+            others: those before each step, of which the ones are taken where a direction starts
+            over. They need resets and x of 3 dimensions. A call of the kernel for each step, which
+            is several times slower, and rounds an LSTM's c to the type of x after each.
+        all_states: whether the output's steps hold the states but h after every step. They are
+            None if not.
 
     Raises:
         RuntimeError: the device has no kernels, or a shape, type or device does not fit; the
             message names the argument.
     """
     how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-    return _layer(Inputs(cell, x, states, weights, *how), all_states)
+    return _layer(Inputs(cell, x, states, weights, *how), reset_to, all_states)
 
 
-def _layer(inputs: Inputs, all_states: bool = False) -> Output:
+def _layer(inputs: Inputs, reset_to: Sequence[Tensor] = (), all_states: bool = False) -> Output:
     x = inputs.x
     _check_device(x)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         states, weights = _cast_all(inputs.states, dtype), _cast_all(inputs.weights, dtype)
         inputs = inputs._replace(x=_cast(x, dtype), states=states, weights=weights)
+        reset_to = _cast_all(reset_to, dtype)
     if torch.compiler.is_exporting() and not inputs.states and inputs.batch_sizes is None:
         inputs = inputs._replace(states=_zeros(inputs))
-    return ops.scan(inputs, all_states)
+    return sequences.scan(inputs, reset_to, all_states)
 
 
 def _check_device(x: Tensor) -> None:
@@ -118,49 +128,83 @@ def stack(
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
+    reset_to: Sequence[Tensor] = (),
     bidirectional: bool = False,
     batch_first: bool = False,
     dropout_p: float = 0.0,
     training: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    all_states: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...] | None]:
     """Layers on top of each other, with dropout between them.
 
     Args:
         states: the initial states, [L * D, B, P] for h and [L * D, B, H] for the others; empty for
             zeros.
         weights: for each layer, what layer takes.
+        lengths, batch_sizes, resets: as of layer.
+        reset_to: as of layer, but [T, L * D, B, P] and [T, L * D, B, H].
+        all_states: whether to return the states after every step, which a packed batch has not.
 
     Returns:
-        y of the last layer, and the last states of all layers, shaped like states.
+        y of the last layer; the last states of all layers, shaped like states; and with all_states
+        those after every step, shaped like reset_to and of the type of y, or else None. Behind the
+        end of a row the states stand still: forward they stay the last ones, and in reverse, which
+        begins at the end, the initial ones.
 
     Raises:
         RuntimeError: as of layer; or x is a single step, which has no stack.
     """
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
+    if all_states and batch_sizes is not None:
+        raise RuntimeError("a packed batch has no states of every step to return")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
+    if lengths is not None:
+        lengths = sequences.placed(lengths, x)
     if layers == 1:
         how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-        y, last, _ = _layer(Inputs(cell, x, states, weights[0], *how))
-        return y, last
+        inputs = Inputs(cell, x, states, weights[0], *how)
+        out = _layer(inputs, reset_to, all_states)
+        return out.y, out.last, tuple(_states_of_steps(out, inputs)) if all_states else None
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
         x = x.transpose(0, 1)
         resets = None if resets is None else resets.transpose(0, 1)
     directions = 2 if bidirectional else 1
     ends: list[tuple[Tensor, ...]] = []
+    every: list[list[Tensor]] = []
     for i, own in enumerate(weights):
         if i and dropout_p:
             x = dropout(x, dropout_p, training)
-        own_states = [s[i * directions : (i + 1) * directions] for s in states]
+        here = slice(i * directions, (i + 1) * directions)
         top = batch_first and i == layers - 1
         if top:
             x = x.transpose(0, 1)
             resets = None if resets is None else resets.transpose(0, 1)
         how = (lengths, batch_sizes, resets, bidirectional, top)
-        x, last, _ = _layer(Inputs(cell, x, own_states, own, *how))
-        ends.append(last)
-    return x, tuple(map(torch.cat, zip(*ends, strict=True)))
+        inputs = Inputs(cell, x, [s[here] for s in states], own, *how)
+        out = _layer(inputs, [s[:, here] for s in reset_to], all_states)
+        x = out.y
+        ends.append(out.last)
+        if all_states:
+            every.append(_states_of_steps(out, inputs))
+    last = tuple(map(torch.cat, zip(*ends, strict=True)))
+    return x, last, tuple(torch.cat(s, 1) for s in zip(*every, strict=True)) if all_states else None
+
+
+def _states_of_steps(out: Output, inputs: Inputs) -> list[Tensor]:
+    """The states of one layer after every step, as stack returns them."""
+    found = []
+    for k, (every, last) in enumerate(zip((out.y, *out.steps), out.last, strict=True)):
+        if inputs.batch_first:
+            every = every.transpose(0, 1)
+        every = every.unflatten(-1, (len(last), -1)).transpose(1, 2).to(last.dtype)
+        if inputs.lengths is not None:
+            initial = inputs.states[k].to(last.dtype) if inputs.states else torch.zeros_like(last)
+            runs = sequences.running(inputs.lengths.to(every.device), len(every))[:, None, :, None]
+            every = torch.where(runs, every, torch.cat([last[:1], initial[1:]]))
+        found.append(every)
+    return found
 
 
 def step(

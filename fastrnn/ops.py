@@ -105,8 +105,8 @@ def _cells() -> dict[str, CellInfo]:
 CELLS = _cells()
 
 
-def scan(inputs: Inputs, save: bool = False) -> Output:
-    """functional.layer without autocast; save is its all_states."""
+def scan(inputs: Inputs, all_states: bool = False) -> Output:
+    """functional.layer of what the op takes, without autocast."""
     cell, x, states, weights = inputs[:4]
     if _needs_grad(x, states, weights) or _transformed():
         layer, tensors = _flatten(inputs)
@@ -117,9 +117,10 @@ def scan(inputs: Inputs, save: bool = False) -> Output:
         else:
             out = _apply_plain(layer, *tensors)
     else:
-        out = _scan(*inputs, save, _allow_tf32(x))
+        out = _scan(*inputs, all_states, _allow_tf32(x))
     end = 1 + CELLS[cell].states
-    return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
+    steps = tuple(out[end : end + end - 2]) if all_states else None
+    return Output(out[0], tuple(out[1:end]), steps)
 
 
 def is_plain(x: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from fastrnn import ops, reference
 from fastrnn.reference import Inputs
 
 T, B, I, H, P = 6, 5, 3, 7, 4  # noqa: E741
+
+scan = partial(ops.scan, all_states=True)
 
 # Of the rows of a batch: with 0 and T, equal ones, in no order.
 LENGTHS = {
@@ -108,7 +111,7 @@ def arguments(
     }
 
 
-def results(scan: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor]:
+def results(run: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor]:
     """y, last, steps, and the gradients of all inputs by a sum over all of these."""
     given = dict(given)
     leaves = {"x": given["x"].clone().requires_grad_()}
@@ -116,7 +119,7 @@ def results(scan: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor
     for key in ("states", "weights"):
         given[key] = [t.clone().requires_grad_() for t in given[key]]
         leaves |= {f"{key} {i}": t for i, t in enumerate(given[key])}
-    y, last, steps = scan(Inputs(**given))
+    y, last, steps = run(Inputs(**given))
     found = {"y": y}
     found |= {f"last {i}": t for i, t in enumerate(last)}
     found |= {f"steps {i}": t for i, t in enumerate(steps)}
@@ -139,7 +142,7 @@ def assert_like_reference(monkeypatch: pytest.MonkeyPatch) -> Check:
         expected = results(reference.scan, given)
         for isa in ISAS:
             monkeypatch.setenv("FASTRNN_ISA", isa)
-            found = results(ops.scan, given)
+            found = results(scan, given)
             assert found.keys() == expected.keys()
             for name, t in expected.items():
                 where = f"{name}, {isa}"
@@ -218,9 +221,9 @@ def test_packed_is_padded(cell: str, isa: str) -> None:
     lengths = torch.tensor([6, 4, 4, 3, 1])
     sizes = torch.tensor([5, 4, 4, 3, 1, 1])
     given = arguments(cell, bidirectional=True)
-    padded = ops.scan(Inputs(**given, lengths=lengths), save=True)
+    padded = scan(Inputs(**given, lengths=lengths))
     runs = torch.arange(T)[:, None] < lengths
-    packed = ops.scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes), save=True)
+    packed = scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes))
     assert torch.equal(packed.y, padded.y[runs])
     for found, expected in zip(packed.steps, padded.steps, strict=True):
         assert torch.equal(found, expected[runs])
@@ -298,9 +301,9 @@ def test_garbage_in_padding_stays_there(cell: str, walk: str, garbage: float, is
     given = arguments(cell, **WALKS[walk])
     lengths = torch.tensor(LENGTHS["mixed"])
     beyond = oriented(torch.arange(T)[:, None] >= lengths, given)
-    clean = results(ops.scan, {**given, "lengths": lengths})
+    clean = results(scan, {**given, "lengths": lengths})
     given["x"] = given["x"].masked_fill(beyond[..., None], garbage)
-    dirty = results(ops.scan, {**given, "lengths": lengths})
+    dirty = results(scan, {**given, "lengths": lengths})
     for name, t in clean.items():
         assert torch.equal(dirty[name], t), name
 
@@ -313,7 +316,7 @@ def test_garbage_in_gradients_of_padding_stays_there(cell: str, isa: str) -> Non
     leaves = [t.requires_grad_() for t in (given["x"], *given["states"], *given["weights"])]
     found = []
     for garbage in (0.0, float("nan")):
-        out = ops.scan(Inputs(**given, lengths=lengths))
+        out = scan(Inputs(**given, lengths=lengths))
         sequences = [out.y, *out.steps]
         grads = [torch.ones_like(t).masked_fill(beyond[..., None], garbage) for t in sequences]
         found.append(torch.autograd.grad(sequences, leaves, grads))
@@ -324,9 +327,9 @@ def test_garbage_in_gradients_of_padding_stays_there(cell: str, isa: str) -> Non
 @pytest.mark.parametrize("cell", CELLS)
 def test_garbage_in_states_that_are_reset_stays_there(cell: str, isa: str) -> None:
     given = arguments(cell)
-    clean = results(ops.scan, {**given, "resets": at_steps(0)})
+    clean = results(scan, {**given, "resets": at_steps(0)})
     given["states"] = [torch.full_like(s, float("nan")) for s in given["states"]]
-    dirty = results(ops.scan, {**given, "resets": at_steps(0)})
+    dirty = results(scan, {**given, "resets": at_steps(0)})
     for name, t in clean.items():
         assert torch.equal(dirty[name], t), name
 
@@ -342,7 +345,7 @@ def test_padded_is_packed_in_other_types(cell: str, dtype: torch.dtype, isa: str
     def run(x: Tensor, **rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What has a row for each of x, its gradient among it, and what has not."""
         given["x"] = x.requires_grad_()
-        out = ops.scan(Inputs(**given, **rows))
+        out = scan(Inputs(**given, **rows))
         loss = sum(t.float().sin().sum() for t in (out.y, *out.steps, *out.last))
         grad_x, *grads = torch.autograd.grad(loss, [x, *given["states"], *given["weights"]])
         return [out.y, *out.steps, grad_x], [*out.last, *grads]

@@ -1,0 +1,130 @@
+"""What of a sequence the kernels do not take, made of calls that they do take.
+
+Lengths that lie on a GPU, which the host would have to wait for, and states other than zeros from
+which episodes start. Both are slower, and wait for nothing on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .reference import Inputs, Output, Run, by_direction
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_INTEGERS += (torch.uint16, torch.uint32, torch.uint64)
+
+
+def scan(inputs: Inputs, reset_to: Sequence[Tensor] = (), all_states: bool = False) -> Output:
+    """functional.layer without autocast."""
+    if inputs.lengths is not None:
+        inputs = inputs._replace(lengths=placed(inputs.lengths, inputs.x))
+    if reset_to:
+        _check(inputs, reset_to)
+
+        def run(one: Inputs, direction: int) -> Run:
+            return _step_by_step(one, direction, [s[:, direction] for s in reset_to])
+
+    elif inputs.lengths is not None and _on_gpu(inputs.lengths) and inputs.x.dim() == 3:
+        run = _masked
+    else:
+        return ops.scan(inputs, all_states)
+    out = by_direction(inputs, run)
+    return out if all_states else out._replace(steps=None)
+
+
+def _on_gpu(lengths: Tensor) -> bool:
+    return lengths.is_cuda
+
+
+def placed(lengths: Tensor, x: Tensor) -> Tensor:
+    """As the op takes them; on a GPU, they stay there."""
+    if lengths.dtype not in _INTEGERS:
+        raise RuntimeError(f"lengths must be integers, got {lengths.dtype}")
+    stays = (_on_gpu(lengths) and x.is_cuda) or (lengths.is_meta and x.is_meta)
+    return lengths.to(lengths.device if stays else "cpu", torch.int64)
+
+
+def _check(inputs: Inputs, reset_to: Sequence[Tensor]) -> None:
+    """What the op would check, and cannot where it sees one step at a time."""
+    x, resets, lengths = inputs.x, inputs.resets, inputs.lengths
+    if resets is None or x.dim() != 3 or inputs.batch_sizes is not None:
+        raise RuntimeError("reset_to needs resets, and input of shape [T, B, I] or [B, T, I]")
+    steps, batch = x.shape[:2] if not inputs.batch_first else (x.shape[1], x.shape[0])
+    if not steps:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if resets.shape != x.shape[:2] or resets.dtype != torch.bool:
+        raise RuntimeError(
+            f"resets must be a bool tensor of shape {list(x.shape[:2])}, got {list(resets.shape)} "
+            f"of {resets.dtype}"
+        )
+    if lengths is not None and lengths.shape != (batch,):
+        raise RuntimeError(f"Expected lengths of shape [{batch}], got {list(lengths.shape)}")
+    hh, form = inputs.weights[1], ops.CELLS[inputs.cell]
+    sizes = [hh.shape[1]] + [hh.shape[0] // form.h_blocks] * (form.states - 1)
+    leading = (steps, 2 if inputs.bidirectional else 1, batch)
+    expected = [(*leading, size) for size in sizes]
+    if [tuple(s.shape) for s in reset_to] != expected:
+        found = ", ".join(str(list(s.shape)) for s in reset_to)
+        wanted = ", ".join(str(list(shape)) for shape in expected)
+        raise RuntimeError(f"Expected reset_to of shape {wanted}, got {found}")
+
+
+def running(lengths: Tensor, steps: int) -> Tensor:
+    """Which rows run at which step, [T, B]."""
+    return torch.arange(steps, device=lengths.device)[:, None] < lengths
+
+
+def _masked(one: Inputs, direction: int) -> Run:
+    """All rows run for all steps, in reverse each from its own end on; what lies behind the ends is
+    zeros before and after."""
+    lengths = one.lengths.clamp(0, len(one.x))
+    runs, any_step = running(lengths, len(one.x))[..., None], (lengths > 0)[:, None]
+    times = torch.arange(len(one.x), device=lengths.device)[:, None]
+    turned = torch.where(runs[..., 0], lengths - 1 - times, times)[..., None]
+
+    def turn(t: Tensor) -> Tensor:
+        """A row's steps from its end on; what lies behind stays there. Its own inverse."""
+        return t.gather(0, turned.expand_as(t)) if direction else t
+
+    out = ops.scan(
+        Inputs(
+            one.cell,
+            turn(torch.where(runs, one.x, 0.0)),
+            [torch.where(any_step, s, 0.0)[None] for s in one.states],
+            one.weights,
+            resets=None if one.resets is None else turn(one.resets[..., None])[..., 0],
+        ),
+        True,
+    )
+    every, last = [out.y, *out.steps], []
+    for t, initial in zip(every, one.states, strict=True):
+        end = (lengths - 1).clamp_min(0)[None, :, None].expand(1, -1, t.shape[-1])
+        last.append(torch.where(any_step, t.gather(0, end)[0].to(initial.dtype), initial))
+    return [torch.where(runs, turn(t), 0.0) for t in every], last
+
+
+def _step_by_step(one: Inputs, direction: int, reset_to: Sequence[Tensor]) -> Run:
+    """A call for each step, from the state before it or the one that its episode starts from."""
+    x, states, runs = one.x, one.states, None
+    if one.lengths is not None:
+        runs = running(one.lengths.to(x.device), len(x))[..., None]
+        x = torch.where(runs, x, 0.0)
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    every: list[Sequence[Tensor]] = [()] * len(x)
+    for t in reversed(range(len(x))) if direction else range(len(x)):
+        starts = one.resets[t][:, None]
+        before = [torch.where(starts, r[t], s) for r, s in zip(reset_to, states, strict=True)]
+        if runs is not None:
+            before = [torch.where(runs[t], s, 0.0) for s in before]
+        after = ops.scan(Inputs(one.cell, x[t], before, one.weights)).last
+        every[t] = after
+        if runs is not None:
+            every[t] = [torch.where(runs[t], s, 0.0) for s in after]
+            after = [torch.where(runs[t], s, old) for s, old in zip(after, states, strict=True)]
+        states = after
+    y, *steps = map(torch.stack, zip(*every, strict=True))
+    return [y, *(s.to(compute) for s in steps)], states
