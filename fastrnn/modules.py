@@ -7,13 +7,15 @@ torch.nn.LSTM and its like, because Dynamo refuses to trace through those.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import functional, ops, variants
 from .cells import GRUCell, LSTMCell, MUT1Cell, MUT2Cell, MUT3Cell, RNNCell
+from .jagged import Jagged
 
 __all__ = [
     "GRU",
@@ -37,10 +39,19 @@ def _pair(hx: Any) -> tuple[Any, ...]:
     return hx
 
 
+def _unsqueezed(tensors: Sequence[Tensor], dim: int) -> list[Tensor]:
+    return [t.unsqueeze(dim) for t in tensors]
+
+
+Pair = tuple[Tensor, Tensor]
+# What hx is: a tensor, or the pair (h, c).
+States = TypeVar("States", Tensor, Pair)
+
+_ZEROS: Literal["zeros"] = "zeros"
 _NO_PROJECTION = "proj_size argument is only supported for LSTM, not RNN or GRU"
 
 
-class _Layers(variants.Variant, nn.RNNBase):
+class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
     """All of the layers but their options; hx is a tuple where the cell has several states."""
 
     _mode: str
@@ -71,23 +82,91 @@ class _Layers(variants.Variant, nn.RNNBase):
         self._init_flat_weights()
         self.reset_parameters()
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: States | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: Literal["zeros", "hx"] | States = _ZEROS,
+        return_states: Literal[False] = False,
+    ) -> tuple[Tensor, States]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: States | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: Literal["zeros", "hx"] | States = _ZEROS,
+        return_states: Literal[True],
+    ) -> tuple[Tensor, States, States]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: States | None = None
+    ) -> tuple[PackedSequence, States]: ...
+
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: Any = _ZEROS,
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
         """Runs all layers over the sequence.
 
+        L is num_layers, D is 2 if bidirectional and 1 otherwise. Unbatched input has no B in any of
+        these shapes.
+
         Args:
-            input: [T, B, I], or [B, T, I] with batch_first, or [T, I], or a PackedSequence.
-            hx: the initial states, [L * D, B, H] each, or [L * D, H] for unbatched input; zeros if
-                not given. For LSTM the tuple (h_0, c_0), h_0 with proj_size features if set.
+            input: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; or a
+                PackedSequence; or a NestedTensor of layout torch.jagged, [B, T, I] with rows of
+                different T, whatever batch_first says.
+            hx: the initial states, [L * D, B, H] each; zeros if not given. For LSTM the tuple
+                (h_0, c_0), h_0 with proj_size features if set.
+            lengths: how many steps each row has, [B] of any integer type, within [0, T]. Behind its
+                end a row's output is 0, and its states stand still. For input on a GPU, they are
+                fastest on the CPU. On the GPU nobody waits for them and nobody checks them, which
+                costs a pass over all steps of all rows.
+            resets: the steps at which an episode begins, bool, [T, B], or [B, T] with batch_first;
+                of a NestedTensor, that or one of its shape. Nothing crosses from one episode to
+                another: each gives what it gives alone, in both directions.
+            reset_to: the states that an episode begins with: "zeros"; "hx", which are its row's
+                initial ones; or states for each step, like hx with a leading T, [T, L * D, B, H].
+                Forward, these are read where an episode begins; the reverse direction begins an
+                episode at its end, and reads them there. (The first episode of a row begins with hx
+                unless resets says that it begins at step 0, and in reverse the last one does.) With
+                any but "zeros" each step is a call of the kernels, which is several times slower,
+                and 16-bit types round an LSTM's c after each.
+            return_states: whether to return the states after every step, too.
 
         Returns:
-            The output, shaped like input with D * H features, and the last states, like hx.
+            The output, shaped like input with D * H features, and the last states, like hx. With
+            return_states also the states of all layers after every step, like hx with a leading T:
+            [T, L * D, B, H]. With states hs, or (hs, cs) for LSTM, hs[t], or (hs[t], cs[t]), is
+            what another call goes on with from step t + 1. Those of the reverse direction are what
+            it has made of step t and all later ones, and go on with step t - 1. Behind the end of a
+            row they stand still: forward at its last ones, in reverse at those of hx.
 
         Raises:
-            ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights.
-            RuntimeError: any other shape, type or device that does not fit.
+            ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights;
+                reset_to is no such word, or comes without resets; a PackedSequence comes with any
+                of lengths, resets and return_states, or a NestedTensor with lengths.
+            RuntimeError: any other shape, type or device that does not fit, or lengths that are not
+                within [0, T].
         """
+        padded = lengths is None and resets is None and reset_to is _ZEROS and not return_states
         if (
-            self.num_layers == 1
+            padded
+            and self.num_layers == 1
             and ops.is_plain(input)
             and input.dim() == 3
             and input.shape[-1] == self.input_size
@@ -102,37 +181,121 @@ class _Layers(variants.Variant, nn.RNNBase):
                 return out[0], out[1] if count == 1 else (out[1], out[2])
             except variants.REFUSED:
                 pass  # what follows says why, as torch.nn does
+        if isinstance(input, PackedSequence):
+            if not padded:
+                raise ValueError(
+                    "a PackedSequence has lengths of its own, and takes no lengths, resets or "
+                    "return_states: pass the padded batch and its lengths"
+                )
+            return self._packed(input, hx)
+        how = {"resets": resets, "reset_to": reset_to, "return_states": return_states}
+        if isinstance(input, Tensor) and input.is_nested:
+            if lengths is not None:
+                raise ValueError("a NestedTensor has lengths of its own, and takes no others")
+            return self._jagged(input, hx, **how)
+        return self._padded(input, hx, lengths=lengths, **how)
+
+    def _stack(self, x: Tensor, states: Sequence[Tensor], **how: Any) -> tuple[Any, ...]:
+        """functional.stack of the module's weights."""
         flat = variants.named_weights(self, self._flat_weights_names)
-        count = len(flat) // self.num_layers
-        weights = [flat[i : i + count] for i in range(0, len(flat), count)]
-        x, batch_sizes, order, back = (
-            input if isinstance(input, PackedSequence) else (input, None, None, None)
-        )
-        states = self._checked(x, hx, batch_sizes)
         variants.check_dtype(x, flat[0], ValueError)
-        unbatched = batch_sizes is None and x.dim() == 2
-        if unbatched:
-            x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
-        if order is not None:
-            states = [s.index_select(1, order) for s in states]
-        y, last, _ = functional.stack(
+        count = len(flat) // self.num_layers
+        return functional.stack(
             self._cell,
             x,
             states,
-            weights,
-            batch_sizes=batch_sizes,
+            [flat[i : i + count] for i in range(0, len(flat), count)],
             bidirectional=self.bidirectional,
-            batch_first=self.batch_first and batch_sizes is None and not unbatched,
             dropout_p=self.dropout,
             training=self.training,
+            **how,
+        )
+
+    def _as_given(self, states: Sequence[Tensor]) -> Any:
+        """States in the form of hx."""
+        return states[0] if self._states == 1 else tuple(states)
+
+    def _packed(self, input: PackedSequence, hx: Any) -> tuple[Any, ...]:
+        x, batch_sizes, order, back = input
+        states = self._checked(x, hx, batch_sizes)
+        if order is not None:
+            states = [s.index_select(1, order) for s in states]
+        y, last, _ = self._stack(x, states, batch_sizes=batch_sizes)
+        if back is not None:
+            last = [s.index_select(1, back) for s in last]
+        return PackedSequence(y, batch_sizes, order, back), self._as_given(last)
+
+    def _padded(
+        self,
+        x: Tensor,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        reset_to: Any,
+        return_states: bool,
+    ) -> tuple[Any, ...]:
+        states = self._checked(x, hx, None)
+        if lengths is not None:
+            batch = [] if x.dim() == 2 else [x.shape[0 if self.batch_first else 1]]
+            if list(lengths.shape) != batch:
+                raise RuntimeError(f"Expected lengths of shape {batch}, got {list(lengths.shape)}")
+        if resets is not None and resets.shape != x.shape[:-1]:
+            raise RuntimeError(
+                f"Expected resets of shape {list(x.shape[:-1])}, got {list(resets.shape)}"
+            )
+        starts = self._starts(x, states, resets, reset_to)
+        unbatched = x.dim() == 2
+        if unbatched:
+            x, states, starts = x.unsqueeze(1), _unsqueezed(states, 1), _unsqueezed(starts, 2)
+            lengths = None if lengths is None else lengths.reshape(1)
+            resets = None if resets is None else resets.unsqueeze(1)
+        y, last, every = self._stack(
+            x,
+            states,
+            lengths=lengths,
+            resets=resets,
+            reset_to=starts,
+            all_states=return_states,
+            batch_first=self.batch_first and not unbatched,
         )
         if unbatched:
-            y, last = y.squeeze(1), tuple(s.squeeze(1) for s in last)
-        if back is not None:
-            last = tuple(s.index_select(1, back) for s in last)
-        if batch_sizes is not None:
-            y = PackedSequence(y, batch_sizes, order, back)
-        return y, last if self._states > 1 else last[0]
+            y, last = y.squeeze(1), [s.squeeze(1) for s in last]
+            every = None if every is None else [s.squeeze(2) for s in every]
+        if every is None:
+            return y, self._as_given(last)
+        return y, self._as_given(last), self._as_given(every)
+
+    def _jagged(self, input: Tensor, hx: Any, resets: Tensor | None, **how: Any) -> tuple[Any, ...]:
+        """As the padded batch that it stands for."""
+        batch = Jagged(input, self.batch_first)
+        if resets is not None and resets.is_nested:
+            resets = batch.padded(resets.contiguous().values())
+        y, *rest = self._padded(batch.x, hx, lengths=batch.lengths, resets=resets, **how)
+        return batch.nested(y), *rest
+
+    def _starts(
+        self, x: Tensor, states: Sequence[Tensor], resets: Tensor | None, reset_to: Any
+    ) -> Sequence[Tensor]:
+        """The states for each step that reset_to stands for; none for zeros."""
+        if isinstance(reset_to, str) and reset_to not in (_ZEROS, "hx"):
+            raise ValueError(f"reset_to must be 'zeros', 'hx' or states, got {reset_to!r}")
+        if isinstance(reset_to, str) and reset_to == _ZEROS:
+            return ()
+        if resets is None:
+            raise ValueError("reset_to says what episodes begin with, and needs resets")
+        steps = x.shape[1 if self.batch_first and x.dim() == 3 else 0]
+        if isinstance(reset_to, str):
+            return [s.expand(steps, *s.shape) for s in states]
+        if self._states > 1:
+            variants.check_pair(self, reset_to, "reset_to")
+        given = (reset_to,) if self._states == 1 else tuple(reset_to)
+        for i, (s, expected) in enumerate(zip(given, self._state_shapes(x, None), strict=True)):
+            if s.shape != (steps, *expected):
+                name = "reset_to" if self._states == 1 else f"reset_to[{i}]"
+                raise RuntimeError(
+                    f"Expected {name} size {(steps, *expected)}, got {list(s.shape)}"
+                )
+        return given
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels take the weights as they lie."""
@@ -165,21 +328,25 @@ class _Layers(variants.Variant, nn.RNNBase):
             )
         if self._states > 1:
             variants.check_pair(self, hx)
-        directions = 2 if self.bidirectional else 1
-        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self._states - 1)
-        for i, (s, size) in enumerate(zip(states, sizes, strict=True)):
-            expected: tuple[int, ...] = (self.num_layers * directions, size)
-            if batch_sizes is not None:
-                expected = (expected[0], int(batch_sizes[0]), size)
-            elif batched:
-                expected = (expected[0], x.shape[0 if self.batch_first else 1], size)
-            if s.shape != expected:
+        expected = self._state_shapes(x, batch_sizes)
+        for i, (s, shape) in enumerate(zip(states, expected, strict=True)):
+            if s.shape != shape:
                 name = "hidden" if self._states == 1 else f"hidden[{i}]"
-                raise RuntimeError(f"Expected {name} size {expected}, got {list(s.shape)}")
+                raise RuntimeError(f"Expected {name} size {shape}, got {list(s.shape)}")
         return states
 
+    def _state_shapes(self, x: Tensor, batch_sizes: Tensor | None) -> list[tuple[int, ...]]:
+        """Of the initial states of an input."""
+        leading: tuple[int, ...] = (self.num_layers * (2 if self.bidirectional else 1),)
+        if batch_sizes is not None:
+            leading += (int(batch_sizes[0]),)
+        elif x.dim() == 3:
+            leading += (x.shape[0 if self.batch_first else 1],)
+        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self._states - 1)
+        return [(*leading, size) for size in sizes]
 
-class _Unprojected(_Layers):
+
+class _Unprojected(_Layers[Tensor]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError(_NO_PROJECTION)
@@ -189,7 +356,7 @@ class _Unprojected(_Layers):
 # ---- layers --------------------------------------------------------------------------------------
 
 
-class LSTM(variants.LSTMOptions, _Layers):
+class LSTM(variants.LSTMOptions, _Layers[Pair]):
     """torch.nn.LSTM, fused: the same arguments, parameters and results; and variants of it.
 
         i = sigmoid(W_ii x + W_hi h)    g = tanh(W_ig x + W_hg h)       c' = f c + i g

@@ -46,11 +46,11 @@ def check_dtype(x: Tensor, weight: Tensor, error: type[Exception]) -> None:
         )
 
 
-def check_pair(module: nn.Module, hx: Any) -> None:
-    if isinstance(hx, Tensor):
-        raise TypeError(f"{type(module).__name__}: hx must be a tuple of Tensors, not Tensor")
-    if len(hx) != 2:
-        raise RuntimeError(f"{type(module).__name__} expects two hidden states, got {len(hx)}")
+def check_pair(module: nn.Module, states: Any, name: str = "hx") -> None:
+    if isinstance(states, Tensor):
+        raise TypeError(f"{type(module).__name__}: {name} must be a tuple of Tensors, not Tensor")
+    if len(states) != 2:
+        raise RuntimeError(f"{type(module).__name__} expects two hidden states, got {len(states)}")
 
 
 class Variant(nn.Module):

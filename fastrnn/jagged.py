@@ -1,0 +1,42 @@
+"""Jagged NestedTensors as padded batches, and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Jagged:
+    """A NestedTensor [B, T, I] with rows of different T, and where its steps lie when padded."""
+
+    def __init__(self, nested: Tensor, batch_first: bool) -> None:
+        if nested.layout != torch.jagged:
+            raise RuntimeError(
+                f"a NestedTensor must be of layout torch.jagged, got {nested.layout}"
+            )
+        nested = nested.contiguous()  # without holes between rows
+        self._offsets, values = nested.offsets(), nested.values()
+        self.lengths = self._offsets.diff()  # [B]
+        count, device = len(values), self._offsets.device
+        rows = torch.arange(len(self.lengths), device=device)
+        rows = torch.repeat_interleave(rows, self.lengths, output_size=count)
+        times = torch.arange(count, device=device) - self._offsets[rows]
+        self._places = (rows, times) if batch_first else (times, rows)
+        # Torch may know the longest row already. If not, a compiler cannot wait for it.
+        self._longest = nested._maybe_max_seqlen
+        if self._longest is None and not torch.compiler.is_compiling():
+            self._longest = int(self.lengths.max())
+        steps = count if self._longest is None else self._longest
+        self._shape = (len(self.lengths), steps) if batch_first else (steps, len(self.lengths))
+        self.x = self.padded(values)
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Of values, one after the other: [T, B, ...], or [B, T, ...] with batch_first."""
+        padded = values.new_zeros(*self._shape, *values.shape[1:])
+        return padded.index_put(self._places, values)
+
+    def nested(self, padded: Tensor) -> Tensor:
+        """The inverse."""
+        return torch.nested.nested_tensor_from_jagged(
+            padded[self._places], self._offsets, max_seqlen=self._longest
+        )
