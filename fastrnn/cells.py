@@ -45,7 +45,7 @@ def _cell_step(
             return out[1 : 1 + ops.CELLS[cell].states]
         except variants.REFUSED:
             pass  # what follows says why, as torch.nn does
-    name = type(module).__name__
+    name = variants.name_of(module)
     if input.dim() not in (1, 2):
         raise ValueError(
             f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead, of shape "
@@ -60,7 +60,7 @@ def _cell_step(
             )
     if input.shape[-1] != module.input_size:
         raise RuntimeError(
-            f"input has inconsistent input_size: got {input.shape[-1]}, expected "
+            f"input has inconsistent input_size: got {input.shape[-1]} expected "
             f"{module.input_size}, in an input of shape {list(input.shape)}"
         )
     weights = variants.named_weights(module, names)
@@ -78,8 +78,8 @@ def _cell_step(
                 f"got {list(s.shape)}, expected {list(expected)}"
             )
         raise RuntimeError(
-            f"hidden{i} has inconsistent hidden_size: got {list(s.shape)}, expected "
-            f"{list(expected)}"
+            f"hidden{i} has inconsistent hidden_size: got {s.shape[1]}, expected "
+            f"{module.hidden_size}: got {list(s.shape)}, expected {list(expected)}"
         )
     after = functional.step(cell, input, states, weights)
     return tuple(s.squeeze(0) for s in after) if unbatched else after

@@ -304,9 +304,11 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         """The states in hx, once the shapes fit; raises what torch.nn raises."""
         dims = x.dim()
         if batch_sizes is None and dims not in (2, 3):
+            name = variants.name_of(self)
+            tensor = " tensor" if name == "RNN" else ""
             raise ValueError(
-                f"{type(self).__name__}: Expected input to be 2D or 3D, got {dims}D instead, of "
-                f"shape {list(x.shape)}"
+                f"{name}: Expected input to be 2D or 3D, got {dims}D{tensor} instead, of shape "
+                f"{list(x.shape)}"
             )
         if batch_sizes is not None and dims != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {dims}, of {list(x.shape)}")
@@ -322,17 +324,24 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         if batch_sizes is None and any(s.dim() != dims for s in states):
             want, got = ("batched 3-D", "3-D") if batched else ("unbatched 2-D", "2-D")
             found = ", ".join(f"{s.dim()}-D" for s in states)
-            names = "hx" if self._states == 1 else "hx and cx"
-            raise RuntimeError(
-                f"For {want} input, {names} should also be {got} but got ({found}) tensors"
+            names, found = (
+                ("hx", f"{found} tensor")
+                if self._states == 1
+                else ("hx and cx", f"({found}) tensors")
             )
+            raise RuntimeError(f"For {want} input, {names} should also be {got} but got {found}")
         if self._states > 1:
             variants.check_pair(self, hx)
         expected = self._state_shapes(x, batch_sizes)
         for i, (s, shape) in enumerate(zip(states, expected, strict=True)):
             if s.shape != shape:
                 name = "hidden" if self._states == 1 else f"hidden[{i}]"
-                raise RuntimeError(f"Expected {name} size {shape}, got {list(s.shape)}")
+                message = f"Expected {name} size {shape}, got {list(s.shape)}"
+                if not batched:  # torch.nn speaks of the batch of one that it stands for
+                    depth, size = shape
+                    one = f"Expected {name} size {(depth, 1, size)}, got {list(s[:, None].shape)}"
+                    message = f"{one}. Unbatched: {message}"
+                raise RuntimeError(message)
         return states
 
     def _state_shapes(self, x: Tensor, batch_sizes: Tensor | None) -> list[tuple[int, ...]]:
@@ -380,6 +389,11 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
 
     _mode = "LSTM"
     _states = 2
+
+    # What subclasses of torch.nn.LSTM call; the others are torch.nn.RNNBase's.
+    check_forward_args = nn.LSTM.check_forward_args
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden
 
 
 class GRU(variants.GRUOptions, _Unprojected):

@@ -257,6 +257,17 @@ def scan(inputs: Inputs) -> Output:
     return by_direction(inputs, _direction)
 
 
+def step(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The states after a single step, with sizes of 0, too."""
+    own = Weights.of(inputs.cell, inputs.weights)
+    if own.hh.shape[1]:
+        return scan(inputs).last
+    # Without hidden units all blocks are alike: they have no rows.
+    states = inputs.states or [inputs.x.new_zeros(len(inputs.x), 0)] * CELLS[inputs.cell].states
+    gates = linear(inputs.x, own.ih, own.bias_ih) + linear(states[0], own.hh, own.bias_hh)
+    return tuple(gates + s for s in states)
+
+
 Run = tuple[Sequence[Tensor], Sequence[Tensor]]
 
 

@@ -48,9 +48,16 @@ def check_dtype(x: Tensor, weight: Tensor, error: type[Exception]) -> None:
 
 def check_pair(module: nn.Module, states: Any, name: str = "hx") -> None:
     if isinstance(states, Tensor):
-        raise TypeError(f"{type(module).__name__}: {name} must be a tuple of Tensors, not Tensor")
+        raise TypeError(f"{name_of(module)}: {name} must be a tuple of Tensors, not Tensor")
     if len(states) != 2:
-        raise RuntimeError(f"{type(module).__name__} expects two hidden states, got {len(states)}")
+        op = "lstm_cell" if isinstance(module, nn.RNNCellBase) else "lstm"
+        raise RuntimeError(f"{op} expects two hidden states, got {len(states)} as {name}")
+
+
+def name_of(module: nn.Module) -> str:
+    """That of our class, which torch.nn names in errors of its subclasses, too."""
+    ours = (c for c in type(module).__mro__ if c.__module__.startswith(__package__))
+    return next(ours).__name__
 
 
 class Variant(nn.Module):
