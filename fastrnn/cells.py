@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from . import functional, ops, variants
 
@@ -14,15 +14,22 @@ __all__ = ["GRUCell", "LSTMCell", "MUT1Cell", "MUT2Cell", "MUT3Cell", "RNNCell"]
 class _Cell(variants.Variant, nn.RNNCellBase):
     """The parameters of a cell."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         if self._cell in variants.TORCH_CELLS:
-            super().__init__(*args, **kwargs)
+            super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
             return
-        given = variants.bound_arguments(nn.GRUCell.__init__, self, *args, **kwargs)
-        checked = nn.RNNCellBase(**variants.checked_on_meta(given), num_chunks=1)
+        # torch.nn checks the arguments, in a cell that is thrown away.
+        checked = nn.RNNCellBase(input_size, hidden_size, bias, 1, "meta", dtype)
         variants.take_arguments(self, checked)
         for name, shape in self._shapes(self.input_size).items():
-            setattr(self, name, variants.empty_parameter(shape, given))
+            setattr(self, name, variants.empty_parameter(shape, device, dtype))
         self.reset_parameters()
 
 
@@ -94,11 +101,15 @@ class LSTMCell(variants.LSTMOptions, _Cell, nn.LSTMCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        **options: Any,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        forget_bias: float | None = None,
+        gates: str = "ifo",
+        peephole: bool = False,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
+        self._set_gates(forget_bias, gates, peephole)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
 
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -127,20 +138,39 @@ class GRUCell(variants.GRUOptions, _CellOfH, nn.GRUCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        **options: Any,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
+        self._set_reset(reset_after)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
 
 
-class MUT1Cell(variants.MUTOptions, _CellOfH):
+class _LearnedInput(variants.MUTOptions, _CellOfH):
+    """A cell with x itself, or a learned product of it, in a gate."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        learned_input: bool = False,
+    ) -> None:
+        self._set_options(learned_input=learned_input)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+
+class MUT1Cell(_LearnedInput):
     """A step of MUT1, which says what its arguments are; the others are torch.nn.GRUCell's."""
 
     _cell = "mut1"
 
 
-class MUT2Cell(variants.MUTOptions, _CellOfH):
+class MUT2Cell(_LearnedInput):
     """A step of MUT2, which says what its arguments are; the others are torch.nn.GRUCell's."""
 
     _cell = "mut2"

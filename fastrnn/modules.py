@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.types import Device
 
 from . import functional, ops, variants
 from .cells import GRUCell, LSTMCell, MUT1Cell, MUT2Cell, MUT3Cell, RNNCell
@@ -48,7 +50,6 @@ Pair = tuple[Tensor, Tensor]
 States = TypeVar("States", Tensor, Pair)
 
 _ZEROS: Literal["zeros"] = "zeros"
-_NO_PROJECTION = "proj_size argument is only supported for LSTM, not RNN or GRU"
 
 
 class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
@@ -57,15 +58,28 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
     _mode: str
     _states = 1
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if proj_size and not ops.CELLS[self._cell].projects:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        sizes = (input_size, hidden_size, num_layers, bias)
+        others = (batch_first, dropout, bidirectional, proj_size)
         if self._cell in variants.TORCH_CELLS:
-            super().__init__(self._mode, *args, **kwargs)
+            super().__init__(self._mode, *sizes, *others, device, dtype)
             return
         # torch.nn checks the arguments, in a layer that is thrown away.
-        given = variants.bound_arguments(nn.RNNBase.__init__, self, "LSTM", *args, **kwargs)
-        if given["proj_size"] and not ops.CELLS[self._cell].projects:
-            raise ValueError(_NO_PROJECTION)
-        variants.take_arguments(self, nn.RNNBase(**variants.checked_on_meta(given)))
+        variants.take_arguments(self, nn.RNNBase("LSTM", *sizes, *others, "meta", dtype))
         self.mode = self._mode
         self._flat_weights_names, self._all_weights = [], []
         directions = ("", "_reverse") if self.bidirectional else ("",)
@@ -75,7 +89,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
                 names = []
                 for name, shape in self._shapes(inputs, self.proj_size).items():
                     names.append(f"{name}_l{layer}{suffix}")
-                    setattr(self, names[-1], variants.empty_parameter(shape, given))
+                    setattr(self, names[-1], variants.empty_parameter(shape, device, dtype))
                 self._flat_weights_names += names
                 self._all_weights.append(names)
             inputs = len(directions) * (self.proj_size or self.hidden_size)
@@ -355,13 +369,6 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         return [(*leading, size) for size in sizes]
 
 
-class _Unprojected(_Layers[Tensor]):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError(_NO_PROJECTION)
-        super().__init__(*args, **kwargs)
-
-
 # ---- layers --------------------------------------------------------------------------------------
 
 
@@ -390,13 +397,34 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
     _mode = "LSTM"
     _states = 2
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        forget_bias: float | None = None,
+        gates: str = "ifo",
+        peephole: bool = False,
+    ) -> None:
+        self._set_gates(forget_bias, gates, peephole)
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+
     # What subclasses of torch.nn.LSTM call; the others are torch.nn.RNNBase's.
     check_forward_args = nn.LSTM.check_forward_args
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     permute_hidden = nn.LSTM.permute_hidden
 
 
-class GRU(variants.GRUOptions, _Unprojected):
+class GRU(variants.GRUOptions, _Layers[Tensor]):
     """torch.nn.GRU, fused: the same arguments, parameters and results; and the GRU as published.
 
         r = sigmoid(W_ir x + W_hr h)    n = tanh(W_in x + r * (W_hn h))
@@ -414,8 +442,50 @@ class GRU(variants.GRUOptions, _Unprojected):
 
     _mode = "GRU"
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        self._set_reset(reset_after)
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
-class MUT1(variants.MUTOptions, _Unprojected):
+
+class _LearnedInput(variants.MUTOptions, _Layers[Tensor]):
+    """A layer with x itself, or a learned product of it, in a gate."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        learned_input: bool = False,
+    ) -> None:
+        self._set_options(learned_input=learned_input)
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+
+
+class MUT1(_LearnedInput):
     """MUT1 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
 
         r = sigmoid(W_ir x + W_hr h)    n = tanh(W_hn (r * h) + tanh(x))
@@ -436,7 +506,7 @@ class MUT1(variants.MUTOptions, _Unprojected):
     _cell, _mode = "mut1", "MUT1"
 
 
-class MUT2(variants.MUTOptions, _Unprojected):
+class MUT2(_LearnedInput):
     """MUT2 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
 
         r = sigmoid(x + W_hr h)         n = tanh(W_in x + W_hn (r * h))
@@ -457,7 +527,7 @@ class MUT2(variants.MUTOptions, _Unprojected):
     _cell, _mode = "mut2", "MUT2"
 
 
-class MUT3(_Unprojected):
+class MUT3(_Layers[Tensor]):
     """MUT3 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
 
         r = sigmoid(W_ir x + W_hr h)          n = tanh(W_in x + W_hn (r * h))
@@ -472,7 +542,7 @@ class MUT3(_Unprojected):
     _cell, _mode = "mut3", "MUT3"
 
 
-class RNN(_Unprojected):
+class RNN(_Layers[Tensor]):
     """torch.nn.RNN, fused: the same arguments, parameters and results.
 
         h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu with nonlinearity="relu"
@@ -480,16 +550,27 @@ class RNN(_Unprojected):
     Elman 1990.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if len(args) > 3:
-            self.nonlinearity, args = args[3], args[:3] + args[4:]
-        else:
-            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if self.nonlinearity not in ("tanh", "relu"):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in variants.RNNS:
             raise ValueError(
-                f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'."
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
-        super().__init__(*args, **kwargs)
+        self.nonlinearity = nonlinearity
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
     @property
     def _cell(self) -> str:

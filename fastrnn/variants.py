@@ -12,13 +12,13 @@ Architectures" (2015).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from inspect import signature
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.types import Device
 
 from . import ops
 
@@ -142,17 +142,6 @@ def _name_in(state: Any) -> str | None:
     return name if name in ops.CELLS else None
 
 
-def bound_arguments(init: Callable[..., None], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """All arguments of torch.nn's constructor by name, given or not."""
-    bound = signature(init).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments
-
-
-def checked_on_meta(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: v for name, v in given.items() if name != "self"} | {"device": "meta"}
-
-
 def take_arguments(module: nn.Module, other: nn.Module) -> None:
     """Makes it a module with the other's attributes, but without its parameters."""
     nn.Module.__init__(module)
@@ -161,8 +150,10 @@ def take_arguments(module: nn.Module, other: nn.Module) -> None:
             setattr(module, name, value)
 
 
-def empty_parameter(shape: tuple[int, ...], given: dict[str, Any]) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, device=given["device"], dtype=given["dtype"]))
+def empty_parameter(
+    shape: tuple[int, ...], device: Device, dtype: torch.dtype | None
+) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
 
 _LSTMS = {"fio": "lstm", "io": "lstm_f", "fo": "lstm_i", "fi": "lstm_o"}
@@ -175,14 +166,7 @@ class LSTMOptions(Variant):
     gates: str = "ifo"
     peephole: bool = False
 
-    def __init__(
-        self,
-        *args: Any,
-        forget_bias: float | None = None,
-        gates: str = "ifo",
-        peephole: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def _set_gates(self, forget_bias: float | None, gates: str, peephole: bool) -> None:
         letters = "".join(sorted(gates)) if isinstance(gates, str) else ""
         if letters not in _LSTMS:
             raise ValueError(f"gates must be 'ifo', 'io', 'fo' or 'if', got {gates!r}")
@@ -195,7 +179,6 @@ class LSTMOptions(Variant):
         cell = "lstm_peephole" if peephole else _LSTMS[letters]
         if cell != "lstm":
             self._cell = cell
-        super().__init__(*args, **kwargs)
 
     def reset_parameters(self) -> None:
         """Draws the parameters from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn does; with forget_bias,
@@ -218,16 +201,11 @@ class GRUOptions(Variant):
     _options = {"reset_after": True}  # noqa: RUF012
     reset_after: bool = True
 
-    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+    def _set_reset(self, reset_after: bool) -> None:
         self._set_options(reset_after=reset_after)
         if not reset_after:
             self._cell = "gru_before"
-        super().__init__(*args, **kwargs)
 
 
 class MUTOptions(Variant):
     _options = {"learned_input": False}  # noqa: RUF012
-
-    def __init__(self, *args: Any, learned_input: bool = False, **kwargs: Any) -> None:
-        self._set_options(learned_input=learned_input)
-        super().__init__(*args, **kwargs)

@@ -3,6 +3,7 @@ Also what is odd but allowed: empty batches, numbers that are not finite."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -111,11 +112,16 @@ def bad_constructors() -> list[Bad]:
     ]
 
 
+def without_function(error: Exception) -> str:
+    """Python names the one whose arguments do not fit, which in torch.nn is a class's base."""
+    return re.sub(r"^\w+\.(__init__\(\) )", r"\1", str(error))
+
+
 @pytest.mark.parametrize("bad", bad_constructors(), ids=str)
 def test_bad_constructors(bad: Bad) -> None:
     theirs, ours = raised(bad.call, nn), raised(bad.call, fastrnn)
     assert type(ours) is type(theirs)
-    assert str(ours) == str(theirs)
+    assert without_function(ours) == without_function(theirs)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])

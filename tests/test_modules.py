@@ -1230,11 +1230,6 @@ def test_reset_parameters_of_a_subclass_sees_the_parameters() -> None:
     assert not Closed(3, 4, peephole=True).weight_peephole_l0.any()
 
 
-@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
-def test_skip_init_of_cells(name: str) -> None:
-    assert torch.nn.utils.skip_init(getattr(fastrnn, name), 3, 4).weight_ih.shape[1] == 3
-
-
 def test_a_variant_takes_no_projection_by_position() -> None:
     with pytest.raises(ValueError, match="proj_size"):
         fastrnn.GRU(3, 4, 1, True, False, 0.0, False, 2, reset_after=False)
