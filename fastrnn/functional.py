@@ -55,18 +55,19 @@ def layer(
             if there are any, bias_ih and bias_hh [blocks * H], weight_hr [P, H], which only the
             LSTMs take, and, of lstm_peephole, weight_peephole [3 * H] for i f o.
         lengths: [B] of any integer type, each within [0, T]: how many steps of each row count. The
-            output beyond them is zero. For x on a GPU, they are best on the CPU, where they go into
-            the kernel; on the GPU they are not read by the host either, and not checked: what is
-            beyond [0, T] counts as 0 or T, and each direction runs over all steps of all rows.
+            output beyond them is zero. For x on a GPU they are fastest on the CPU. Lengths on the
+            GPU cost no synchronisation, but every row runs all T steps, and they are not checked:
+            numbers outside [0, T] count as 0 or T.
         batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
         resets: bool, like x without its features, on its device: at which steps an episode begins.
-            Nothing crosses from one episode of a row to another, in either direction: forward, the
-            states before such a step are zeros, and so they are in reverse before the step that
-            precedes it.
-        reset_to: what the states are there instead, [T, D, B, P] for h and [T, D, B, H] for the
-            others: those before each step, of which the ones are taken where a direction starts
-            over. They need resets and x of 3 dimensions. A call of the kernel for each step, which
-            is several times slower, and rounds an LSTM's c to the type of x after each.
+            Neither direction hears of another episode: forward, the states before such a step are
+            zeros; in reverse they are zeros before the step that precedes it, which is the last
+            one of the episode before.
+        reset_to: the states to begin episodes with instead of zeros, [T, D, B, P] for h and
+            [T, D, B, H] for the others; of step t, those before it in the direction. Only those of
+            steps where an episode begins are read, or in reverse where one ends. They need resets,
+            and x of 3 dimensions. The kernel is called for each step then, which is several times
+            slower, and an LSTM's c is rounded to the type of x after each step.
         all_states: whether the output's steps hold the states but h after every step. They are
             None if not.
 
@@ -143,13 +144,13 @@ def stack(
         weights: for each layer, what layer takes.
         lengths, batch_sizes, resets: as of layer.
         reset_to: as of layer, but [T, L * D, B, P] and [T, L * D, B, H].
-        all_states: whether to return the states after every step, which a packed batch has not.
+        all_states: whether to return the states after every step; not for a packed batch.
 
     Returns:
-        y of the last layer; the last states of all layers, shaped like states; and with all_states
-        those after every step, shaped like reset_to and of the type of y, or else None. Behind the
-        end of a row the states stand still: forward they stay the last ones, and in reverse, which
-        begins at the end, the initial ones.
+        y of the last layer; the last states of all layers, shaped like states; and, if asked for,
+        the states after every step, shaped like reset_to and of the type of y, or else None. Behind
+        the end of a row the states stand still: forward they stay the last ones; in reverse, which
+        begins at the end, they are still the initial ones.
 
     Raises:
         RuntimeError: as of layer; or x is a single step, which has no stack.
@@ -157,7 +158,7 @@ def stack(
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
     if all_states and batch_sizes is not None:
-        raise RuntimeError("a packed batch has no states of every step to return")
+        raise RuntimeError("all_states needs a padded batch, not a packed one")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
     if lengths is not None:
         lengths = sequences.placed(lengths, x)
@@ -201,7 +202,8 @@ def _states_of_steps(out: Output, inputs: Inputs) -> list[Tensor]:
         every = every.unflatten(-1, (len(last), -1)).transpose(1, 2).to(last.dtype)
         if inputs.lengths is not None:
             initial = inputs.states[k].to(last.dtype) if inputs.states else torch.zeros_like(last)
-            runs = sequences.running(inputs.lengths.to(every.device), len(every))[:, None, :, None]
+            lengths = inputs.lengths.to(every.device, non_blocking=True)
+            runs = sequences.running(lengths, len(every))[:, None, :, None]
             every = torch.where(runs, every, torch.cat([last[:1], initial[1:]]))
         found.append(every)
     return found

@@ -147,35 +147,37 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
             hx: the initial states, [L * D, B, H] each; zeros if not given. For LSTM the tuple
                 (h_0, c_0), h_0 with proj_size features if set.
             lengths: how many steps each row has, [B] of any integer type, within [0, T]. Behind its
-                end a row's output is 0, and its states stand still. For input on a GPU, they are
-                fastest on the CPU. On the GPU nobody waits for them and nobody checks them, which
-                costs a pass over all steps of all rows.
-            resets: the steps at which an episode begins, bool, [T, B], or [B, T] with batch_first;
-                of a NestedTensor, that or one of its shape. Nothing crosses from one episode to
-                another: each gives what it gives alone, in both directions.
-            reset_to: the states that an episode begins with: "zeros"; "hx", which are its row's
-                initial ones; or states for each step, like hx with a leading T, [T, L * D, B, H].
-                Forward, these are read where an episode begins; the reverse direction begins an
-                episode at its end, and reads them there. (The first episode of a row begins with hx
-                unless resets says that it begins at step 0, and in reverse the last one does.) With
-                any but "zeros" each step is a call of the kernels, which is several times slower,
-                and 16-bit types round an LSTM's c after each.
+                end a row's output is 0, and its states stand still. For input on a GPU, lengths are
+                fastest on the CPU. On the GPU they cost no synchronisation, but every row runs all
+                T steps, and they are not checked: numbers outside [0, T] count as 0 or T.
+            resets: at which steps an episode begins, bool, [T, B], or [B, T] with batch_first; for
+                a NestedTensor also one of its shape. In both directions, each episode gives what it
+                gives alone.
+            reset_to: the states that episodes begin with: "zeros"; or "hx", the initial ones of the
+                row; or states for every step, like hx with a leading T: [T, L * D, B, H]. Of these,
+                the forward direction reads those of the steps where an episode begins, and the
+                reverse direction, which begins an episode at its end, those of the steps where one
+                ends. The first episode of a row begins with hx, unless resets is set at step 0; the
+                last one does in reverse. With anything but "zeros" the kernels are called for each
+                step, which is several times slower, and 16-bit types round an LSTM's c after each
+                step.
             return_states: whether to return the states after every step, too.
 
         Returns:
             The output, shaped like input with D * H features, and the last states, like hx. With
             return_states also the states of all layers after every step, like hx with a leading T:
-            [T, L * D, B, H]. With states hs, or (hs, cs) for LSTM, hs[t], or (hs[t], cs[t]), is
-            what another call goes on with from step t + 1. Those of the reverse direction are what
-            it has made of step t and all later ones, and go on with step t - 1. Behind the end of a
-            row they stand still: forward at its last ones, in reverse at those of hx.
+            [T, L * D, B, H]. Of these, hs[t], or (hs[t], cs[t]) for LSTM, is the hx with which
+            another call goes on from step t + 1. The reverse direction's part of it has seen step t
+            and all later steps of the episode, and goes on with step t - 1. Behind the end of a row
+            the states stand still: forward at the last ones, in reverse at those of hx.
 
         Raises:
             ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights;
-                reset_to is no such word, or comes without resets; a PackedSequence comes with any
-                of lengths, resets and return_states, or a NestedTensor with lengths.
-            RuntimeError: any other shape, type or device that does not fit, or lengths that are not
-                within [0, T].
+                reset_to is another word, or comes without resets; a PackedSequence comes with
+                lengths, resets, reset_to or return_states, or a NestedTensor with lengths.
+            TypeError: hx or reset_to of an LSTM is a tensor.
+            RuntimeError: any other shape, type or device that does not fit, or lengths outside
+                [0, T].
         """
         padded = lengths is None and resets is None and reset_to is _ZEROS and not return_states
         if (
@@ -280,7 +282,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         return y, self._as_given(last), self._as_given(every)
 
     def _jagged(self, input: Tensor, hx: Any, resets: Tensor | None, **how: Any) -> tuple[Any, ...]:
-        """As the padded batch that it stands for."""
+        """Runs the padded batch that it stands for."""
         batch = Jagged(input, self.batch_first)
         if resets is not None and resets.is_nested:
             resets = batch.padded(resets.contiguous().values())
@@ -290,7 +292,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
     def _starts(
         self, x: Tensor, states: Sequence[Tensor], resets: Tensor | None, reset_to: Any
     ) -> Sequence[Tensor]:
-        """The states for each step that reset_to stands for; none for zeros."""
+        """reset_to as states for each step; none where it says zeros."""
         if isinstance(reset_to, str) and reset_to not in (_ZEROS, "hx"):
             raise ValueError(f"reset_to must be 'zeros', 'hx' or states, got {reset_to!r}")
         if isinstance(reset_to, str) and reset_to == _ZEROS:

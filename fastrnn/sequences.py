@@ -1,7 +1,8 @@
-"""What of a sequence the kernels do not take, made of calls that they do take.
+"""Sequences that the kernels do not take, computed by calls that they do take.
 
-Lengths that lie on a GPU, which the host would have to wait for, and states other than zeros from
-which episodes start. Both are slower, and wait for nothing on the device.
+There are two kinds. Lengths on a GPU: the kernels' host needs the numbers, and would have to wait
+for them. And episodes that begin with other states than zeros. Both ways are slower than a call of
+the kernels, and neither synchronises with the device.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ def scan(inputs: Inputs, reset_to: Sequence[Tensor] = (), all_states: bool = Fal
         inputs = inputs._replace(lengths=placed(inputs.lengths, inputs.x))
     if reset_to:
         _check(inputs, reset_to)
+        if inputs.lengths is not None:
+            lengths = inputs.lengths.to(inputs.x.device, non_blocking=True)
+            inputs = inputs._replace(lengths=lengths)
 
         def run(one: Inputs, direction: int) -> Run:
             return _step_by_step(one, direction, [s[:, direction] for s in reset_to])
@@ -41,7 +45,7 @@ def _on_gpu(lengths: Tensor) -> bool:
 
 
 def placed(lengths: Tensor, x: Tensor) -> Tensor:
-    """As the op takes them; on a GPU, they stay there."""
+    """As int64 on the CPU, where the op takes them; on the GPU they stay if x is there, too."""
     if lengths.dtype not in _INTEGERS:
         raise RuntimeError(f"lengths must be integers, got {lengths.dtype}")
     stays = (_on_gpu(lengths) and x.is_cuda) or (lengths.is_meta and x.is_meta)
@@ -49,7 +53,7 @@ def placed(lengths: Tensor, x: Tensor) -> Tensor:
 
 
 def _check(inputs: Inputs, reset_to: Sequence[Tensor]) -> None:
-    """What the op would check, and cannot where it sees one step at a time."""
+    """Checks what the op cannot check when it sees one step at a time."""
     x, resets, lengths = inputs.x, inputs.resets, inputs.lengths
     if resets is None or x.dim() != 3 or inputs.batch_sizes is not None:
         raise RuntimeError("reset_to needs resets, and input of shape [T, B, I] or [B, T, I]")
@@ -79,15 +83,15 @@ def running(lengths: Tensor, steps: int) -> Tensor:
 
 
 def _masked(one: Inputs, direction: int) -> Run:
-    """All rows run for all steps, in reverse each from its own end on; what lies behind the ends is
-    zeros before and after."""
+    """Runs all rows for all steps; x and the results are set to zero behind a row's end. In reverse
+    each row is turned around its own length first, so that its last step comes first."""
     lengths = one.lengths.clamp(0, len(one.x))
     runs, any_step = running(lengths, len(one.x))[..., None], (lengths > 0)[:, None]
     times = torch.arange(len(one.x), device=lengths.device)[:, None]
     turned = torch.where(runs[..., 0], lengths - 1 - times, times)[..., None]
 
     def turn(t: Tensor) -> Tensor:
-        """A row's steps from its end on; what lies behind stays there. Its own inverse."""
+        """Reverses each row up to its end, and leaves the rest in place. It is its own inverse."""
         return t.gather(0, turned.expand_as(t)) if direction else t
 
     out = ops.scan(
@@ -108,10 +112,10 @@ def _masked(one: Inputs, direction: int) -> Run:
 
 
 def _step_by_step(one: Inputs, direction: int, reset_to: Sequence[Tensor]) -> Run:
-    """A call for each step, from the state before it or the one that its episode starts from."""
+    """One call for each step, from the states before it or those that its episode begins with."""
     x, states, runs = one.x, one.states, None
     if one.lengths is not None:
-        runs = running(one.lengths.to(x.device), len(x))[..., None]
+        runs = running(one.lengths, len(x))[..., None]
         x = torch.where(runs, x, 0.0)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     every: list[Sequence[Tensor]] = [()] * len(x)
