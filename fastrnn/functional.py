@@ -203,7 +203,7 @@ def _states_of_steps(out: Output, inputs: Inputs) -> list[Tensor]:
         if inputs.lengths is not None:
             initial = inputs.states[k].to(last.dtype) if inputs.states else torch.zeros_like(last)
             lengths = inputs.lengths.to(every.device, non_blocking=True)
-            runs = sequences.running(lengths, len(every))[:, None, :, None]
+            runs = sequences.running(lengths, every.shape[0])[:, None, :, None]
             every = torch.where(runs, every, torch.cat([last[:1], initial[1:]]))
         found.append(every)
     return found

@@ -21,8 +21,9 @@ class Jagged:
         nested = nested.contiguous()  # without holes between rows
         self._offsets, values = nested.offsets(), nested.values()
         self.lengths = self._offsets.diff()  # [B]
-        count, device = len(values), self._offsets.device
-        rows = torch.arange(len(self.lengths), device=device)
+        count, device = values.shape[0], self._offsets.device
+        batch = self.lengths.shape[0]
+        rows = torch.arange(batch, device=device)
         rows = torch.repeat_interleave(rows, self.lengths, output_size=count)
         times = torch.arange(count, device=device) - self._offsets[rows]
         self._places = (rows, times) if batch_first else (times, rows)
@@ -31,7 +32,7 @@ class Jagged:
         if self._longest is None and not torch.compiler.is_compiling():
             self._longest = int(self.lengths.max())
         steps = count if self._longest is None else self._longest
-        self._shape = (len(self.lengths), steps) if batch_first else (steps, len(self.lengths))
+        self._shape = (batch, steps) if batch_first else (steps, batch)
         self.x = self.padded(values)
 
     def padded(self, values: Tensor) -> Tensor:

@@ -129,6 +129,7 @@ def is_plain(x: Any) -> bool:
     return (
         type(x) is Tensor
         and x.is_cpu
+        and not x.is_nested
         and not is_dynamo_compiling()
         and not is_any_autocast_enabled()
         and not are_functorch_transforms_active()

@@ -316,7 +316,7 @@ def starts_over(resets: Tensor, lengths: Tensor | None, direction: int) -> Tenso
     after = torch.cat([resets[1:], torch.zeros_like(resets[:1])])
     if lengths is None:
         return after
-    times = torch.arange(1, len(resets) + 1, device=resets.device)[:, None]
+    times = torch.arange(1, resets.shape[0] + 1, device=resets.device)[:, None]
     return after & (times < lengths.to(resets.device))
 
 

@@ -67,6 +67,12 @@ def _check(inputs: Inputs, reset_to: Sequence[Tensor]) -> None:
         )
     if lengths is not None and lengths.shape != (batch,):
         raise RuntimeError(f"Expected lengths of shape [{batch}], got {list(lengths.shape)}")
+    for s in reset_to:
+        if s.dtype != x.dtype:
+            raise RuntimeError(
+                f"Input and reset_to tensors are not the same dtype, expected {x.dtype}, got "
+                f"{s.dtype}"
+            )
     hh, form = inputs.weights[1], ops.CELLS[inputs.cell]
     sizes = [hh.shape[1]] + [hh.shape[0] // form.h_blocks] * (form.states - 1)
     leading = (steps, 2 if inputs.bidirectional else 1, batch)
@@ -85,9 +91,9 @@ def running(lengths: Tensor, steps: int) -> Tensor:
 def _masked(one: Inputs, direction: int) -> Run:
     """Runs all rows for all steps; x and the results are set to zero behind a row's end. In reverse
     each row is turned around its own length first, so that its last step comes first."""
-    lengths = one.lengths.clamp(0, len(one.x))
-    runs, any_step = running(lengths, len(one.x))[..., None], (lengths > 0)[:, None]
-    times = torch.arange(len(one.x), device=lengths.device)[:, None]
+    lengths = one.lengths.clamp(0, one.x.shape[0])
+    runs, any_step = running(lengths, one.x.shape[0])[..., None], (lengths > 0)[:, None]
+    times = torch.arange(one.x.shape[0], device=lengths.device)[:, None]
     turned = torch.where(runs[..., 0], lengths - 1 - times, times)[..., None]
 
     def turn(t: Tensor) -> Tensor:
@@ -115,7 +121,7 @@ def _step_by_step(one: Inputs, direction: int, reset_to: Sequence[Tensor]) -> Ru
     """One call for each step, from the states before it or those that its episode begins with."""
     x, states, runs = one.x, one.states, None
     if one.lengths is not None:
-        runs = running(one.lengths, len(x))[..., None]
+        runs = running(one.lengths, x.shape[0])[..., None]
         x = torch.where(runs, x, 0.0)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     every: list[Sequence[Tensor]] = [()] * len(x)

@@ -146,7 +146,7 @@ def test_constructors_are_torchs(name: str) -> None:
     positional = [n for n, p in found.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     assert [n for n in positional if n in expected or n != "proj_size"] == list(expected)
     for key, parameter in expected.items():
-        assert found[key].default == parameter.default, key
+        assert repr(found[key].default) == repr(parameter.default), key
         assert own_hints.get(key) == hints.get(key, own_hints.get(key)), key
     assert ours is init or set(found) - {"self"} <= set(own_hints)
 
