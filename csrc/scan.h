@@ -52,6 +52,8 @@ struct Schedule {
   FRNN_HD int64_t time(int direction, int64_t i) const { return direction ? steps - 1 - i : i; }
   FRNN_HD static int64_t before(int direction, int64_t t) { return direction ? t + 1 : t - 1; }
   FRNN_HD static int64_t after(int direction, int64_t t) { return direction ? t - 1 : t + 1; }
+  // The step whose reset lies between step t and the one before it.
+  FRNN_HD static int64_t reset_before(int direction, int64_t t) { return direction ? t + 1 : t; }
   FRNN_HD int64_t first_time(int direction, int64_t row) const {
     return direction ? length(row) - 1 : 0;
   }
@@ -102,7 +104,7 @@ struct ScanParams {
 
   Weights weights[2];
   Sequence x;                 // [T, B, I]
-  Sequence resets;            // [T, B] of bool, or null: where set, the state before the step is 0
+  Sequence resets;            // [T, B] of bool, or null: where set, an episode begins at the step
   State initial[kMaxStates];  // [D, B, P] for h, [D, B, H] for the others; null: zeros
 
   // Written by forward, read by backward.
@@ -133,9 +135,12 @@ struct ScanParams {
   FRNN_HD int64_t active_row(int64_t t, int64_t row, int direction) const {
     return (schedule.first(t) + row) * directions + direction;
   }
-  // Whether the row is active at step t and starts from zeros there.
-  FRNN_HD bool starts_over(int64_t t, int64_t row) const {
-    return resets.data && schedule.is_active(t, row) && *at<const bool>(resets, t, row);
+  // Whether the row is active at step t and starts from zeros there. Direction 1 goes through an
+  // episode from its last step on, which is the one before the next episode's first.
+  FRNN_HD bool starts_over(int direction, int64_t t, int64_t row) const {
+    if (!resets.data || !schedule.is_active(t, row)) return false;
+    const int64_t reset = Schedule::reset_before(direction, t);
+    return schedule.is_active(reset, row) && *at<const bool>(resets, reset, row);
   }
 };
 

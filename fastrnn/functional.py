@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from . import ops
+from . import ops, reference, sequences
 from .reference import Inputs, Output
 
 __all__ = ["Output", "layer", "stack", "step"]
@@ -27,6 +27,7 @@ def layer(
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
+    reset_to: Sequence[Tensor] = (),
     bidirectional: bool = False,
     batch_first: bool = False,
     all_states: bool = False,
@@ -58,52 +59,52 @@ def layer(
         scales: of int8 weights, which are inference's only: for each direction the scales of
             weight_ih, weight_hh and, if there is one, weight_hr, of float32, [rows] each. The
             matrices are packed then, as fastrnn.quantization does it, and the others float32.
-        lengths: [B] of int64 on the CPU, each within [0, T]: how many steps of each row count. The
-            output beyond them is zero.
+        lengths: [B] of any integer type, each within [0, T]: how many steps of each row count. The
+            output beyond them is zero. For x on a GPU they are fastest on the CPU. Lengths on the
+            GPU cost no synchronisation, but every row runs all T steps, and they are not checked:
+            numbers outside [0, T] count as 0 or T.
         batch_sizes: [T] of int64 on the CPU, as in a PackedSequence.
-        resets: bool, [T, B] or like x without its features: where set, the states before that step
-            are zeros.
-        all_states: whether the output's steps hold the states but h of every step even where
-            autograd does not record.
+        resets: bool, like x without its features, on its device: at which steps an episode begins.
+            Neither direction hears of another episode: forward, the states before such a step are
+            zeros; in reverse they are zeros before the step that precedes it, which is the last
+            one of the episode before.
+        reset_to: the states to begin episodes with instead of zeros, [T, D, B, P] for h and
+            [T, D, B, H] for the others; of step t, those before it in the direction. Only those of
+            steps where an episode begins are read, or in reverse where one ends. They need resets,
+            and x of 3 dimensions. The kernel is called for each step then, which is several times
+            slower, and an LSTM's c is rounded to the type of x after each step.
+        all_states: whether the output's steps hold the states but h after every step. They are
+            None if not.
 
     Raises:
         RuntimeError: the device has no kernels, or a shape, type or device does not fit; the
             message names the argument.
     """
     how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-    return _layer(Inputs(cell, x, states, weights, *how), scales, all_states)
+    return _layer(Inputs(cell, x, states, weights, *how), scales, reset_to, all_states)
 
 
-def _layer(inputs: Inputs, scales: Sequence[Tensor] = (), all_states: bool = False) -> Output:
-    if scales:
-        return _int8_layer(inputs, scales, all_states)
+def _layer(
+    inputs: Inputs,
+    scales: Sequence[Tensor] = (),
+    reset_to: Sequence[Tensor] = (),
+    all_states: bool = False,
+) -> Output:
     x = inputs.x
-    _check_device(x)
+    if scales:
+        _check_int8(x)
+    else:
+        _check_device(x)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        states, weights = _cast_all(inputs.states, dtype), _cast_all(inputs.weights, dtype)
+        weights = inputs.weights if scales else _cast_all(inputs.weights, dtype)
+        states = _cast_all(inputs.states, dtype)
         inputs = inputs._replace(x=_cast(x, dtype), states=states, weights=weights)
+        reset_to = _cast_all(reset_to, dtype)
     if torch.compiler.is_exporting() and not inputs.states and inputs.batch_sizes is None:
-        rows, output_size = inputs.weights[1].shape
-        inputs = inputs._replace(states=_zeros(inputs, rows, output_size))
-    return ops.scan(inputs, all_states)
-
-
-def _int8_layer(inputs: Inputs, scales: Sequence[Tensor], all_states: bool) -> Output:
-    x, states = inputs.x, inputs.states
-    if x.device.type not in ("cpu", "meta"):
-        raise RuntimeError(f"layers of int8 run on the CPU only, and the input is on {x.device}")
-    if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        inputs = inputs._replace(x=_cast(x, dtype), states=_cast_all(states, dtype))
-    if inputs.x.dtype not in INT8_INPUTS:
-        raise RuntimeError(
-            f"layers of int8 take input of float32, bfloat16 or float16, got {inputs.x.dtype}"
-        )
-    if torch.compiler.is_exporting() and not states and inputs.batch_sizes is None:
-        rows, output_size = ops.int8_sizes(inputs, scales)
-        inputs = inputs._replace(states=_zeros(inputs, rows, output_size))
-    return ops.scan_int8(inputs, scales, all_states)
+        # AOTInductor calls no op with an empty list.
+        inputs = inputs._replace(states=ops.zeros(inputs, scales))
+    return sequences.scan(inputs, scales, reset_to, all_states)
 
 
 def _check_device(x: Tensor) -> None:
@@ -115,14 +116,13 @@ def _check_device(x: Tensor) -> None:
         )
 
 
-def _zeros(inputs: Inputs, rows: int, output_size: int) -> list[Tensor]:
-    """The states that an exported program names: AOTInductor calls no op with an empty list. rows
-    and output_size: of weight_hh."""
-    x, info = inputs.x, ops.CELLS[inputs.cell]
-    sizes = [output_size] + [rows // info.h_blocks] * (info.states - 1)
-    batch = x.shape[0 if x.dim() == 2 or inputs.batch_first else 1]
-    leading = (batch,) if x.dim() == 2 else (2 if inputs.bidirectional else 1, batch)
-    return [x.new_zeros(*leading, size) for size in sizes]
+def _check_int8(x: Tensor) -> None:
+    if x.device.type not in ("cpu", "meta"):
+        raise RuntimeError(f"layers of int8 run on the CPU only, and the input is on {x.device}")
+    if x.dtype not in INT8_INPUTS:
+        raise RuntimeError(
+            f"layers of int8 take input of float32, bfloat16 or float16, got {x.dtype}"
+        )
 
 
 def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -144,50 +144,85 @@ def stack(
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
+    reset_to: Sequence[Tensor] = (),
     bidirectional: bool = False,
     batch_first: bool = False,
     dropout_p: float = 0.0,
     training: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    all_states: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...] | None]:
     """Layers on top of each other, with dropout between them.
 
     Args:
         states: the initial states, [L * D, B, P] for h and [L * D, B, H] for the others; empty for
             zeros.
         weights, scales: for each layer, what layer takes.
+        lengths, batch_sizes, resets: as of layer.
+        reset_to: as of layer, but [T, L * D, B, P] and [T, L * D, B, H].
+        all_states: whether to return the states after every step; not for a packed batch.
 
     Returns:
-        y of the last layer, and the last states of all layers, shaped like states.
+        y of the last layer; the last states of all layers, shaped like states; and, if asked for,
+        the states after every step, shaped like reset_to and of the type of y, or else None. Behind
+        the end of a row the states stand still: forward they stay the last ones; in reverse, which
+        begins at the end, they are still the initial ones.
 
     Raises:
         RuntimeError: as of layer; or x is a single step, which has no stack.
     """
     if x.dim() != (3 if batch_sizes is None else 2):
         raise RuntimeError(f"a stack takes [T, B, I] or a packed batch, got {list(x.shape)}")
+    if all_states and batch_sizes is not None:
+        raise RuntimeError("all_states needs a padded batch, not a packed one")
     layers, batch_first = len(weights), batch_first and batch_sizes is None
     scales = scales or ((),) * layers
+    if lengths is not None:
+        lengths = sequences.placed(lengths, x)
     if layers == 1:
         how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-        y, last, _ = _layer(Inputs(cell, x, states, weights[0], *how), scales[0])
-        return y, last
+        inputs = Inputs(cell, x, states, weights[0], *how)
+        out = _layer(inputs, scales[0], reset_to, all_states)
+        return out.y, out.last, tuple(_states_of_steps(out, inputs)) if all_states else None
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
         x = x.transpose(0, 1)
         resets = None if resets is None else resets.transpose(0, 1)
     directions = 2 if bidirectional else 1
     ends: list[tuple[Tensor, ...]] = []
+    every: list[list[Tensor]] = []
     for i, own in enumerate(weights):
         if i and dropout_p:
             x = dropout(x, dropout_p, training)
-        own_states = [s[i * directions : (i + 1) * directions] for s in states]
+        here = slice(i * directions, (i + 1) * directions)
         top = batch_first and i == layers - 1
         if top:
             x = x.transpose(0, 1)
             resets = None if resets is None else resets.transpose(0, 1)
         how = (lengths, batch_sizes, resets, bidirectional, top)
-        x, last, _ = _layer(Inputs(cell, x, own_states, own, *how), scales[i])
-        ends.append(last)
-    return x, tuple(map(torch.cat, zip(*ends, strict=True)))
+        inputs = Inputs(cell, x, [s[here] for s in states], own, *how)
+        out = _layer(inputs, scales[i], [s[:, here] for s in reset_to], all_states)
+        x = out.y
+        ends.append(out.last)
+        if all_states:
+            every.append(_states_of_steps(out, inputs))
+    last = tuple(map(torch.cat, zip(*ends, strict=True)))
+    return x, last, tuple(torch.cat(s, 1) for s in zip(*every, strict=True)) if all_states else None
+
+
+def _states_of_steps(out: Output, inputs: Inputs) -> list[Tensor]:
+    """The states of one layer after every step, as stack returns them."""
+    found = []
+    for k, (every, last) in enumerate(zip((out.y, *out.steps), out.last, strict=True)):
+        if inputs.batch_first:
+            every = every.transpose(0, 1)
+        every = every.unflatten(-1, (len(last), -1)).transpose(1, 2).to(last.dtype)
+        if inputs.lengths is not None:
+            initial = inputs.states[k].to(last.dtype) if inputs.states else torch.zeros_like(last)
+            lengths = inputs.lengths.to(every.device, non_blocking=True)
+            runs = sequences.running(lengths, every.shape[0])[:, None, :, None]
+            every = torch.where(runs, every, torch.cat([last[:1], initial[1:]]))
+        found.append(every)
+    return found
 
 
 def step(
@@ -202,4 +237,6 @@ def step(
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = weights[0].dtype
         x, states = _cast(x, dtype), _cast_all(states, dtype)
+    if 0 in (x.shape[-1], weights[1].shape[-1]):  # which the kernels refuse
+        return reference.step(Inputs(cell, x, states, weights))
     return ops.scan(Inputs(cell, x, states, weights)).last

@@ -3,29 +3,21 @@
 Constructors, parameters, initial weights, state_dict, repr and pickling are torch.nn's own, by
 inheritance; only forward is ours. The layers derive from torch.nn.RNNBase rather than from
 torch.nn.LSTM and its like, because Dynamo refuses to trace through those.
-
-A variant is another layer under torch.nn's signature: an option that changes the equations, or a
-class that torch.nn does not have. It has parameters of its own shapes in torch.nn's order, with
-torch.nn's initial distribution. Its state_dict has one entry more, "_extra_state", which says what
-it is, because layers that compute something else may have parameters of the same shapes: loading
-one of ours into another raises RuntimeError; torch.nn's own layers refuse it where they are strict.
-A subclass with an extra state of its own keeps that, and no name. LSTM-i, -f, -o, MUT1, MUT2 and
-MUT3 are those of Jozefowicz, Zaremba & Sutskever, "An Empirical Exploration of Recurrent Network
-Architectures" (2015).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from inspect import signature
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.types import Device
 
-from . import functional, ops
+from . import functional, ops, variants
+from .cells import GRUCell, LSTMCell, MUT1Cell, MUT2Cell, MUT3Cell, RNNCell
+from .jagged import Jagged
 
 __all__ = [
     "GRU",
@@ -42,21 +34,6 @@ __all__ = [
     "RNNCell",
 ]
 
-_TORCH_CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-
-
-def _named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
-    """The weights as they are now; a parametrization may compute some of them."""
-    parameters = module._parameters
-    try:
-        return [parameters[name] for name in names]
-    except KeyError:
-        return [getattr(module, name) for name in names]
-
-
-# What a call raises that is wrong, or that is not plain after all.
-_REFUSED = (AttributeError, KeyError, RuntimeError, TypeError)
-
 
 def _pair(hx: Any) -> tuple[Any, ...]:
     if type(hx) is not tuple:
@@ -64,143 +41,45 @@ def _pair(hx: Any) -> tuple[Any, ...]:
     return hx
 
 
-def _check_dtype(x: Tensor, weight: Tensor, error: type[Exception]) -> None:
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise error(
-            f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
-        )
+def _unsqueezed(tensors: Sequence[Tensor], dim: int) -> list[Tensor]:
+    return [t.unsqueeze(dim) for t in tensors]
 
 
-def _check_pair(module: nn.Module, hx: Any) -> None:
-    if isinstance(hx, Tensor):
-        raise TypeError(f"{type(module).__name__}: hx must be a tuple of Tensors, not Tensor")
-    if len(hx) != 2:
-        raise RuntimeError(f"{type(module).__name__} expects two hidden states, got {len(hx)}")
+Pair = tuple[Tensor, Tensor]
+# What hx is: a tensor, or the pair (h, c).
+States = TypeVar("States", Tensor, Pair)
+
+_ZEROS: Literal["zeros"] = "zeros"
 
 
-class _Variant(nn.Module):
-    """What lets a layer, or a cell, be another one than torch.nn's."""
-
-    _cell: str  # its name for the ops
-    _options: dict[str, Any] = {}  # noqa: RUF012  (that a class adds to torch.nn's, off)
-    learned_input: bool = False
-
-    def _set_options(self, **options: Any) -> None:
-        """Those that are off stay the class's: the module has no more attributes than torch.nn's.
-        Before torch.nn's constructor, which makes the parameters."""
-        for name, value in options.items():
-            if value != self._options[name]:
-                setattr(self, name, value)
-
-    def extra_repr(self) -> str:
-        chosen = ((name, getattr(self, name), off) for name, off in self._options.items())
-        shown = [f", {name}={value!r}" for name, value, off in chosen if value != off]
-        return super().extra_repr() + "".join(shown)
-
-    def _shapes(self, input_size: int, proj_size: int = 0) -> dict[str, tuple[int, ...]]:
-        """The names and shapes of the weights of one direction of a layer, or of a cell."""
-        cell, hidden_size = ops.CELLS[self._cell], self.hidden_size
-        takes_x = cell.takes_x and input_size == hidden_size and not self.learned_input
-        return cell.shapes(input_size, hidden_size, proj_size, self.bias, takes_x)
-
-    def _keeps_another_state(self) -> bool:
-        return type(self).get_extra_state is not nn.Module.get_extra_state
-
-    def _own_name(self) -> str | None:
-        """What its state_dict says that it is."""
-        plain = self._cell in _TORCH_CELLS or self._keeps_another_state()
-        return None if plain else self._cell
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._own_name():  # as a tensor: many formats and tools know nothing else
-            name = torch.tensor(list(self._cell.encode()), dtype=torch.uint8, device="cpu")
-            destination[f"{prefix}_extra_state"] = name
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        key = f"{prefix}_extra_state"
-        own, found = self._own_name(), _name_in(state_dict.get(key))
-        concerned = found or any(prefix + name in state_dict for name in self._parameters)
-        if concerned and found not in (own, _UNREADABLE) and not self._keeps_another_state():
-            theirs, ours = (f"'{name}'" if name else "torch.nn's" for name in (found, own))
-            error_msgs.append(
-                f"The weights of {prefix.removesuffix('.') or 'the module'} are those of another "
-                f"layer, even where their shapes agree: the equations are {theirs} in the "
-                f"state_dict, and {ours} in this {type(self).__name__}. A state_dict says so by "
-                f"the key '{key}', and has none for torch.nn's."
-            )
-            return
-        rest = (local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        if own and key in unexpected_keys:
-            unexpected_keys.remove(key)
-
-
-_NO_PROJECTION = "proj_size argument is only supported for LSTM, not RNN or GRU"
-
-# Of a state_dict on meta, or of a fake one, which has shapes only.
-_UNREADABLE = "?"
-
-
-def _name_in(state: Any) -> str | None:
-    """The cell that an extra state of ours names, if it is one. Its numbers are of another type
-    where someone averaged or cast all of a state_dict."""
-    if not isinstance(state, Tensor):
-        return None
-    if state.is_meta or isinstance(state, FakeTensor):
-        return _UNREADABLE
-    name = bytes(state.round().to(torch.uint8).flatten().tolist()).decode(errors="replace")
-    return name if name in ops.CELLS else None
-
-
-def _bound(init: Callable[..., None], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """All arguments of torch.nn's constructor by name, given or not."""
-    bound = signature(init).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments
-
-
-def _checked_on_meta(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: v for name, v in given.items() if name != "self"} | {"device": "meta"}
-
-
-def _take_arguments(module: nn.Module, other: nn.Module) -> None:
-    """Makes it a module with the other's attributes, but without its parameters."""
-    nn.Module.__init__(module)
-    for name, value in vars(other).items():
-        if not name.startswith("_"):
-            setattr(module, name, value)
-
-
-def _empty(shape: tuple[int, ...], given: dict[str, Any]) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape, device=given["device"], dtype=given["dtype"]))
-
-
-class _Layers(_Variant, nn.RNNBase):
+class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
     """All of the layers but their options; hx is a tuple where the cell has several states."""
 
     _mode: str
     _states = 1
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if self._cell in _TORCH_CELLS:
-            super().__init__(self._mode, *args, **kwargs)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if proj_size and not ops.CELLS[self._cell].projects:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        sizes = (input_size, hidden_size, num_layers, bias)
+        others = (batch_first, dropout, bidirectional, proj_size)
+        if self._cell in variants.TORCH_CELLS:
+            super().__init__(self._mode, *sizes, *others, device, dtype)
             return
         # torch.nn checks the arguments, in a layer that is thrown away.
-        given = _bound(nn.RNNBase.__init__, self, "LSTM", *args, **kwargs)
-        if given["proj_size"] and not ops.CELLS[self._cell].projects:
-            raise ValueError(_NO_PROJECTION)
-        _take_arguments(self, nn.RNNBase(**_checked_on_meta(given)))
+        variants.take_arguments(self, nn.RNNBase("LSTM", *sizes, *others, "meta", dtype))
         self.mode = self._mode
         self._flat_weights_names, self._all_weights = [], []
         directions = ("", "_reverse") if self.bidirectional else ("",)
@@ -210,90 +89,243 @@ class _Layers(_Variant, nn.RNNBase):
                 names = []
                 for name, shape in self._shapes(inputs, self.proj_size).items():
                     names.append(f"{name}_l{layer}{suffix}")
-                    setattr(self, names[-1], _empty(shape, given))
+                    setattr(self, names[-1], variants.empty_parameter(shape, device, dtype))
                 self._flat_weights_names += names
                 self._all_weights.append(names)
             inputs = len(directions) * (self.proj_size or self.hidden_size)
         self._init_flat_weights()
         self.reset_parameters()
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: States | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: Literal["zeros", "hx"] | States = _ZEROS,
+        return_states: Literal[False] = False,
+    ) -> tuple[Tensor, States]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: States | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: Literal["zeros", "hx"] | States = _ZEROS,
+        return_states: Literal[True],
+    ) -> tuple[Tensor, States, States]: ...
+
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: States | None = None
+    ) -> tuple[PackedSequence, States]: ...
+
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        reset_to: Any = _ZEROS,
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
         """Runs all layers over the sequence.
 
+        L is num_layers, D is 2 if bidirectional and 1 otherwise. Unbatched input has no B in any of
+        these shapes.
+
         Args:
-            input: [T, B, I], or [B, T, I] with batch_first, or [T, I], or a PackedSequence.
-            hx: the initial states, [L * D, B, H] each, or [L * D, H] for unbatched input; zeros if
-                not given. For LSTM the tuple (h_0, c_0), h_0 with proj_size features if set.
+            input: [T, B, I], or [B, T, I] with batch_first, or unbatched [T, I]; or a
+                PackedSequence; or a NestedTensor of layout torch.jagged, [B, T, I] with rows of
+                different T, whatever batch_first says.
+            hx: the initial states, [L * D, B, H] each; zeros if not given. For LSTM the tuple
+                (h_0, c_0), h_0 with proj_size features if set.
+            lengths: how many steps each row has, [B] of any integer type, within [0, T]. Behind its
+                end a row's output is 0, and its states stand still. For input on a GPU, lengths are
+                fastest on the CPU. On the GPU they cost no synchronisation, but every row runs all
+                T steps, and they are not checked: numbers outside [0, T] count as 0 or T.
+            resets: at which steps an episode begins, bool, [T, B], or [B, T] with batch_first; for
+                a NestedTensor also one of its shape. In both directions, each episode gives what it
+                gives alone.
+            reset_to: the states that episodes begin with: "zeros"; or "hx", the initial ones of the
+                row; or states for every step, like hx with a leading T: [T, L * D, B, H]. Of these,
+                the forward direction reads those of the steps where an episode begins, and the
+                reverse direction, which begins an episode at its end, those of the steps where one
+                ends. The first episode of a row begins with hx, unless resets is set at step 0; the
+                last one does in reverse. With anything but "zeros" the kernels are called for each
+                step, which is several times slower, and 16-bit types round an LSTM's c after each
+                step.
+            return_states: whether to return the states after every step, too.
 
         Returns:
-            The output, shaped like input with D * H features, and the last states, like hx.
+            The output, shaped like input with D * H features, and the last states, like hx. With
+            return_states also the states of all layers after every step, like hx with a leading T:
+            [T, L * D, B, H]. Of these, hs[t], or (hs[t], cs[t]) for LSTM, is the hx with which
+            another call goes on from step t + 1. The reverse direction's part of it has seen step t
+            and all later steps of the episode, and goes on with step t - 1. Behind the end of a row
+            the states stand still: forward at the last ones, in reverse at those of hx.
 
         Raises:
-            ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights.
-            RuntimeError: any other shape, type or device that does not fit.
+            ValueError: input is neither 2-D nor 3-D, or its dtype is not that of the weights;
+                reset_to is another word, or comes without resets; a PackedSequence comes with
+                lengths, resets, reset_to or return_states, or a NestedTensor with lengths.
+            TypeError: hx or reset_to of an LSTM is a tensor.
+            RuntimeError: any other shape, type or device that does not fit, or lengths outside
+                [0, T].
         """
+        padded = lengths is None and resets is None and reset_to is _ZEROS and not return_states
         if (
-            self.num_layers == 1
+            padded
+            and self.num_layers == 1
             and ops.is_plain(input)
             and input.dim() == 3
             and input.shape[-1] == self.input_size
         ):
             try:
-                parameters, count = self._parameters, self._states
-                weights = [parameters[name] for name in self._flat_weights_names]
+                count = self._states
                 states = () if hx is None else (hx,) if count == 1 else _pair(hx)
-                out = ops.run(
-                    self._cell, input, states, weights, self.bidirectional, self.batch_first
-                )
+                out = self._run(input, states)
                 return out[0], out[1] if count == 1 else (out[1], out[2])
-            except _REFUSED:
+            except variants.REFUSED:
                 pass  # what follows says why, as torch.nn does
-        return self._run(input, hx)
+        if isinstance(input, PackedSequence):
+            if not padded:
+                raise ValueError(
+                    "a PackedSequence has lengths of its own, and takes no lengths, resets or "
+                    "return_states: pass the padded batch and its lengths"
+                )
+            return self._packed(input, hx)
+        how = {"resets": resets, "reset_to": reset_to, "return_states": return_states}
+        if isinstance(input, Tensor) and input.is_nested:
+            if lengths is not None:
+                raise ValueError("a NestedTensor has lengths of its own, and takes no others")
+            return self._jagged(input, hx, **how)
+        return self._padded(input, hx, lengths=lengths, **how)
 
-    def _run(self, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, Any]:
-        """forward in full."""
-        flat, flat_scales = self._weights()
-        weights, scales = self._by_layer(flat), self._by_layer(flat_scales)
-        x, batch_sizes, order, back = (
-            input if isinstance(input, PackedSequence) else (input, None, None, None)
-        )
-        states = self._checked(x, hx, batch_sizes)
-        self._check_dtype(x, flat[0])
-        unbatched = batch_sizes is None and x.dim() == 2
-        if unbatched:
-            x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
-        if order is not None:
-            states = [s.index_select(1, order) for s in states]
-        y, last = functional.stack(
+    def _run(self, x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        """ops.run of the module's weights, where it has one layer."""
+        parameters = self._parameters
+        weights = [parameters[name] for name in self._flat_weights_names]
+        return ops.run(self._cell, x, states, weights, self.bidirectional, self.batch_first)
+
+    def _stack(self, x: Tensor, states: Sequence[Tensor], **how: Any) -> tuple[Any, ...]:
+        """functional.stack of the module's weights."""
+        flat, scales = self._weights()
+        self._check_call(x, flat[0])
+        return functional.stack(
             self._cell,
             x,
             states,
-            weights,
-            scales=scales,
-            batch_sizes=batch_sizes,
+            self._by_layer(flat),
+            scales=self._by_layer(scales),
             bidirectional=self.bidirectional,
-            batch_first=self.batch_first and batch_sizes is None and not unbatched,
             dropout_p=self.dropout,
             training=self.training,
+            **how,
+        )
+
+    def _as_given(self, states: Sequence[Tensor]) -> Any:
+        """States in the form of hx."""
+        return states[0] if self._states == 1 else tuple(states)
+
+    def _packed(self, input: PackedSequence, hx: Any) -> tuple[Any, ...]:
+        x, batch_sizes, order, back = input
+        states = self._checked(x, hx, batch_sizes)
+        if order is not None:
+            states = [s.index_select(1, order) for s in states]
+        y, last, _ = self._stack(x, states, batch_sizes=batch_sizes)
+        if back is not None:
+            last = [s.index_select(1, back) for s in last]
+        return PackedSequence(y, batch_sizes, order, back), self._as_given(last)
+
+    def _padded(
+        self,
+        x: Tensor,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        reset_to: Any,
+        return_states: bool,
+    ) -> tuple[Any, ...]:
+        states = self._checked(x, hx, None)
+        if lengths is not None:
+            batch = [] if x.dim() == 2 else [x.shape[0 if self.batch_first else 1]]
+            if list(lengths.shape) != batch:
+                raise RuntimeError(f"Expected lengths of shape {batch}, got {list(lengths.shape)}")
+        if resets is not None and resets.shape != x.shape[:-1]:
+            raise RuntimeError(
+                f"Expected resets of shape {list(x.shape[:-1])}, got {list(resets.shape)}"
+            )
+        starts = self._starts(x, states, resets, reset_to)
+        unbatched = x.dim() == 2
+        if unbatched:
+            x, states, starts = x.unsqueeze(1), _unsqueezed(states, 1), _unsqueezed(starts, 2)
+            lengths = None if lengths is None else lengths.reshape(1)
+            resets = None if resets is None else resets.unsqueeze(1)
+        y, last, every = self._stack(
+            x,
+            states,
+            lengths=lengths,
+            resets=resets,
+            reset_to=starts,
+            all_states=return_states,
+            batch_first=self.batch_first and not unbatched,
         )
         if unbatched:
-            y, last = y.squeeze(1), tuple(s.squeeze(1) for s in last)
-        if back is not None:
-            last = tuple(s.index_select(1, back) for s in last)
-        if batch_sizes is not None:
-            y = PackedSequence(y, batch_sizes, order, back)
-        return y, last if self._states > 1 else last[0]
+            y, last = y.squeeze(1), [s.squeeze(1) for s in last]
+            every = None if every is None else [s.squeeze(2) for s in every]
+        if every is None:
+            return y, self._as_given(last)
+        return y, self._as_given(last), self._as_given(every)
+
+    def _jagged(self, input: Tensor, hx: Any, resets: Tensor | None, **how: Any) -> tuple[Any, ...]:
+        """Runs the padded batch that it stands for."""
+        batch = Jagged(input, self.batch_first)
+        if resets is not None and resets.is_nested:
+            resets = batch.padded(resets.contiguous().values())
+        y, *rest = self._padded(batch.x, hx, lengths=batch.lengths, resets=resets, **how)
+        return batch.nested(y), *rest
+
+    def _starts(
+        self, x: Tensor, states: Sequence[Tensor], resets: Tensor | None, reset_to: Any
+    ) -> Sequence[Tensor]:
+        """reset_to as states for each step; none where it says zeros."""
+        if isinstance(reset_to, str) and reset_to not in (_ZEROS, "hx"):
+            raise ValueError(f"reset_to must be 'zeros', 'hx' or states, got {reset_to!r}")
+        if isinstance(reset_to, str) and reset_to == _ZEROS:
+            return ()
+        if resets is None:
+            raise ValueError("reset_to says what episodes begin with, and needs resets")
+        steps = x.shape[1 if self.batch_first and x.dim() == 3 else 0]
+        if isinstance(reset_to, str):
+            return [s.expand(steps, *s.shape) for s in states]
+        if self._states > 1:
+            variants.check_pair(self, reset_to, "reset_to")
+        given = (reset_to,) if self._states == 1 else tuple(reset_to)
+        for i, (s, expected) in enumerate(zip(given, self._state_shapes(x, None), strict=True)):
+            if s.shape != (steps, *expected):
+                name = "reset_to" if self._states == 1 else f"reset_to[{i}]"
+                raise RuntimeError(
+                    f"Expected {name} size {(steps, *expected)}, got {list(s.shape)}"
+                )
+        return given
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
         """All of them in their order, and the scales of those of int8."""
-        return _named_weights(self, self._flat_weights_names), []
+        return variants.named_weights(self, self._flat_weights_names), []
 
     def _by_layer(self, flat: list[Tensor]) -> list[list[Tensor]]:
         count = len(flat) // self.num_layers
         return [flat[i : i + count] for i in range(0, len(flat), count)] if flat else []
 
-    def _check_dtype(self, x: Tensor, weight: Tensor) -> None:
-        _check_dtype(x, weight, ValueError)
+    def _check_call(self, x: Tensor, weight: Tensor) -> None:
+        variants.check_dtype(x, weight, ValueError)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels take the weights as they lie."""
@@ -302,9 +334,11 @@ class _Layers(_Variant, nn.RNNBase):
         """The states in hx, once the shapes fit; raises what torch.nn raises."""
         dims = x.dim()
         if batch_sizes is None and dims not in (2, 3):
+            name = variants.name_of(self)
+            tensor = " tensor" if name == "RNN" else ""
             raise ValueError(
-                f"{type(self).__name__}: Expected input to be 2D or 3D, got {dims}D instead, of "
-                f"shape {list(x.shape)}"
+                f"{name}: Expected input to be 2D or 3D, got {dims}D{tensor} instead, of shape "
+                f"{list(x.shape)}"
             )
         if batch_sizes is not None and dims != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {dims}, of {list(x.shape)}")
@@ -320,107 +354,41 @@ class _Layers(_Variant, nn.RNNBase):
         if batch_sizes is None and any(s.dim() != dims for s in states):
             want, got = ("batched 3-D", "3-D") if batched else ("unbatched 2-D", "2-D")
             found = ", ".join(f"{s.dim()}-D" for s in states)
-            names = "hx" if self._states == 1 else "hx and cx"
-            raise RuntimeError(
-                f"For {want} input, {names} should also be {got} but got ({found}) tensors"
+            names, found = (
+                ("hx", f"{found} tensor")
+                if self._states == 1
+                else ("hx and cx", f"({found}) tensors")
             )
+            raise RuntimeError(f"For {want} input, {names} should also be {got} but got {found}")
         if self._states > 1:
-            _check_pair(self, hx)
-        directions = 2 if self.bidirectional else 1
-        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self._states - 1)
-        for i, (s, size) in enumerate(zip(states, sizes, strict=True)):
-            expected: tuple[int, ...] = (self.num_layers * directions, size)
-            if batch_sizes is not None:
-                expected = (expected[0], int(batch_sizes[0]), size)
-            elif batched:
-                expected = (expected[0], x.shape[0 if self.batch_first else 1], size)
-            if s.shape != expected:
+            variants.check_pair(self, hx)
+        expected = self._state_shapes(x, batch_sizes)
+        for i, (s, shape) in enumerate(zip(states, expected, strict=True)):
+            if s.shape != shape:
                 name = "hidden" if self._states == 1 else f"hidden[{i}]"
-                raise RuntimeError(f"Expected {name} size {expected}, got {list(s.shape)}")
+                message = f"Expected {name} size {shape}, got {list(s.shape)}"
+                if not batched:  # torch.nn speaks of the batch of one that it stands for
+                    depth, size = shape
+                    one = f"Expected {name} size {(depth, 1, size)}, got {list(s[:, None].shape)}"
+                    message = f"{one}. Unbatched: {message}"
+                raise RuntimeError(message)
         return states
 
-
-class _Unprojected(_Layers):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError(_NO_PROJECTION)
-        super().__init__(*args, **kwargs)
-
-
-# ---- options -------------------------------------------------------------------------------------
-
-_LSTMS = {"fio": "lstm", "io": "lstm_f", "fo": "lstm_i", "fi": "lstm_o"}
-
-
-class _LSTMOptions(_Variant):
-    _cell = "lstm"
-    _options = {"forget_bias": None, "gates": "ifo", "peephole": False}  # noqa: RUF012
-    forget_bias: float | None = None
-    gates: str = "ifo"
-    peephole: bool = False
-
-    def __init__(
-        self,
-        *args: Any,
-        forget_bias: float | None = None,
-        gates: str = "ifo",
-        peephole: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        letters = "".join(sorted(gates)) if isinstance(gates, str) else ""
-        if letters not in _LSTMS:
-            raise ValueError(f"gates must be 'ifo', 'io', 'fo' or 'if', got {gates!r}")
-        if peephole and letters != "fio":
-            raise ValueError(f"peephole needs gates='ifo', got {gates!r}")
-        if forget_bias is not None and "f" not in letters:
-            raise ValueError(f"forget_bias needs a forget gate, got gates={gates!r}")
-        gates = "".join(gate for gate in "ifo" if gate in letters)
-        self._set_options(forget_bias=forget_bias, gates=gates, peephole=peephole)
-        cell = "lstm_peephole" if peephole else _LSTMS[letters]
-        if cell != "lstm":
-            self._cell = cell
-        super().__init__(*args, **kwargs)
-
-    def reset_parameters(self) -> None:
-        """Draws the parameters from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn does; with forget_bias,
-        the forget gate's bias is that in bias_ih, and 0 in bias_hh."""
-        super().reset_parameters()
-        if self.forget_bias is None:
-            return
-        if not self.bias:
-            raise ValueError("forget_bias needs bias=True")
-        start = self.hidden_size if "i" in self.gates else 0
-        with torch.no_grad():
-            for name, p in self.named_parameters(recurse=False):
-                if name.startswith("bias_"):
-                    value = self.forget_bias if name.startswith("bias_ih") else 0.0
-                    p[start : start + self.hidden_size] = value
-
-
-class _GRUOptions(_Variant):
-    _cell = "gru"
-    _options = {"reset_after": True}  # noqa: RUF012
-    reset_after: bool = True
-
-    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
-        self._set_options(reset_after=reset_after)
-        if not reset_after:
-            self._cell = "gru_before"
-        super().__init__(*args, **kwargs)
-
-
-class _MUTOptions(_Variant):
-    _options = {"learned_input": False}  # noqa: RUF012
-
-    def __init__(self, *args: Any, learned_input: bool = False, **kwargs: Any) -> None:
-        self._set_options(learned_input=learned_input)
-        super().__init__(*args, **kwargs)
+    def _state_shapes(self, x: Tensor, batch_sizes: Tensor | None) -> list[tuple[int, ...]]:
+        """Of the initial states of an input."""
+        leading: tuple[int, ...] = (self.num_layers * (2 if self.bidirectional else 1),)
+        if batch_sizes is not None:
+            leading += (int(batch_sizes[0]),)
+        elif x.dim() == 3:
+            leading += (x.shape[0 if self.batch_first else 1],)
+        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self._states - 1)
+        return [(*leading, size) for size in sizes]
 
 
 # ---- layers --------------------------------------------------------------------------------------
 
 
-class LSTM(_LSTMOptions, _Layers):
+class LSTM(variants.LSTMOptions, _Layers[Pair]):
     """torch.nn.LSTM, fused: the same arguments, parameters and results; and variants of it.
 
         i = sigmoid(W_ii x + W_hi h)    g = tanh(W_ig x + W_hg h)       c' = f c + i g
@@ -445,8 +413,34 @@ class LSTM(_LSTMOptions, _Layers):
     _mode = "LSTM"
     _states = 2
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        forget_bias: float | None = None,
+        gates: str = "ifo",
+        peephole: bool = False,
+    ) -> None:
+        self._set_gates(forget_bias, gates, peephole)
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
-class GRU(_GRUOptions, _Unprojected):
+    # What subclasses of torch.nn.LSTM call; the others are torch.nn.RNNBase's.
+    check_forward_args = nn.LSTM.check_forward_args
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden
+
+
+class GRU(variants.GRUOptions, _Layers[Tensor]):
     """torch.nn.GRU, fused: the same arguments, parameters and results; and the GRU as published.
 
         r = sigmoid(W_ir x + W_hr h)    n = tanh(W_in x + r * (W_hn h))
@@ -464,8 +458,50 @@ class GRU(_GRUOptions, _Unprojected):
 
     _mode = "GRU"
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        self._set_reset(reset_after)
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
-class MUT1(_MUTOptions, _Unprojected):
+
+class _LearnedInput(variants.MUTOptions, _Layers[Tensor]):
+    """A layer with x itself, or a learned product of it, in a gate."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        learned_input: bool = False,
+    ) -> None:
+        self._set_options(learned_input=learned_input)
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+
+
+class MUT1(_LearnedInput):
     """MUT1 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
 
         r = sigmoid(W_ir x + W_hr h)    n = tanh(W_hn (r * h) + tanh(x))
@@ -486,7 +522,7 @@ class MUT1(_MUTOptions, _Unprojected):
     _cell, _mode = "mut1", "MUT1"
 
 
-class MUT2(_MUTOptions, _Unprojected):
+class MUT2(_LearnedInput):
     """MUT2 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
 
         r = sigmoid(x + W_hr h)         n = tanh(W_in x + W_hn (r * h))
@@ -507,7 +543,7 @@ class MUT2(_MUTOptions, _Unprojected):
     _cell, _mode = "mut2", "MUT2"
 
 
-class MUT3(_Unprojected):
+class MUT3(_Layers[Tensor]):
     """MUT3 of Jozefowicz et al. 2015, with the arguments of torch.nn.GRU.
 
         r = sigmoid(W_ir x + W_hr h)          n = tanh(W_in x + W_hn (r * h))
@@ -522,10 +558,7 @@ class MUT3(_Unprojected):
     _cell, _mode = "mut3", "MUT3"
 
 
-_RNNS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
-
-
-class RNN(_Unprojected):
+class RNN(_Layers[Tensor]):
     """torch.nn.RNN, fused: the same arguments, parameters and results.
 
         h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu with nonlinearity="relu"
@@ -533,178 +566,34 @@ class RNN(_Unprojected):
     Elman 1990.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if len(args) > 3:
-            self.nonlinearity, args = args[3], args[:3] + args[4:]
-        else:
-            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
-        if self.nonlinearity not in ("tanh", "relu"):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in variants.RNNS:
             raise ValueError(
-                f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'."
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
-        super().__init__(*args, **kwargs)
+        self.nonlinearity = nonlinearity
+        sizes = (input_size, hidden_size, num_layers, bias)
+        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
 
     @property
     def _cell(self) -> str:
-        if self.nonlinearity not in _RNNS:  # set later; the constructor has its own error
+        if self.nonlinearity not in variants.RNNS:  # set later; the constructor has its own error
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return _RNNS[self.nonlinearity]
+        return variants.RNNS[self.nonlinearity]
 
     @property
     def _mode(self) -> str:
         return f"RNN_{self.nonlinearity.upper()}"
-
-
-# ---- cells ---------------------------------------------------------------------------------------
-
-
-class _Cell(_Variant, nn.RNNCellBase):
-    """The parameters of a cell."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if self._cell in _TORCH_CELLS:
-            super().__init__(*args, **kwargs)
-            return
-        given = _bound(nn.GRUCell.__init__, self, *args, **kwargs)
-        checked = nn.RNNCellBase(**_checked_on_meta(given), num_chunks=1)
-        _take_arguments(self, checked)
-        for name, shape in self._shapes(self.input_size).items():
-            setattr(self, name, _empty(shape, given))
-        self.reset_parameters()
-
-
-# The names of a cell's weights, by whether it has biases.
-_CELL_WEIGHTS = {
-    name: tuple(tuple(cell.shapes(1, 1, bias=bias)) for bias in (False, True))
-    for name, cell in ops.CELLS.items()
-}
-
-
-def _cell_step(
-    module: nn.RNNCellBase, cell: str, input: Tensor, states: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """One step of a cell on [B, I] or [I]. Raises what torch.nn raises."""
-    names = _CELL_WEIGHTS[cell][1 if module.bias else 0]
-    if ops.is_plain(input) and input.dim() == 2 and input.shape[-1] == module.input_size:
-        try:
-            parameters = module._parameters
-            out = ops.run(cell, input, states, [parameters[name] for name in names])
-            return out[1 : 1 + ops.CELLS[cell].states]
-        except _REFUSED:
-            pass  # what follows says why, as torch.nn does
-    name = type(module).__name__
-    if input.dim() not in (1, 2):
-        raise ValueError(
-            f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead, of shape "
-            f"{list(input.shape)}"
-        )
-    for i, s in enumerate(states):
-        if s.dim() not in (1, 2):
-            which = "hidden" if len(states) == 1 else f"hx[{i}]"
-            raise ValueError(
-                f"{name}: Expected {which} to be 1D or 2D, got {s.dim()}D instead, of shape "
-                f"{list(s.shape)}"
-            )
-    if input.shape[-1] != module.input_size:
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {input.shape[-1]}, expected "
-            f"{module.input_size}, in an input of shape {list(input.shape)}"
-        )
-    weights = _named_weights(module, names)
-    _check_dtype(input, weights[0], RuntimeError)
-    unbatched = input.dim() == 1
-    if unbatched:
-        input, states = input.unsqueeze(0), tuple(s.unsqueeze(0) for s in states)
-    for i, s in enumerate(states):
-        expected = (input.shape[0], module.hidden_size)
-        if s.shape == expected:
-            continue
-        if s.shape[0] != expected[0]:
-            raise RuntimeError(
-                f"Input batch size {expected[0]} doesn't match hidden{i} batch size {s.shape[0]}: "
-                f"got {list(s.shape)}, expected {list(expected)}"
-            )
-        raise RuntimeError(
-            f"hidden{i} has inconsistent hidden_size: got {list(s.shape)}, expected "
-            f"{list(expected)}"
-        )
-    after = functional.step(cell, input, states, weights)
-    return tuple(s.squeeze(0) for s in after) if unbatched else after
-
-
-class LSTMCell(_LSTMOptions, _Cell, nn.LSTMCell):
-    """torch.nn.LSTMCell, fused: the same arguments, parameters and results; and its variants, by
-    the options of LSTM. The peepholes are weight_peephole, [3 * H]."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
-
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """One step: input [B, I] or [I], hx (h, c) of [B, H] or [H] each. Returns (h, c)."""
-        if hx is not None:
-            _check_pair(self, hx)
-        h, c = _cell_step(self, self._cell, input, () if hx is None else tuple(hx))
-        return h, c
-
-
-class _CellOfH(_Cell):
-    """A cell whose only state is h."""
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
-        return _cell_step(self, self._cell, input, () if hx is None else (hx,))[0]
-
-
-class GRUCell(_GRUOptions, _CellOfH, nn.GRUCell):
-    """torch.nn.GRUCell, fused: the same arguments, parameters and results; and the GRU as
-    published, by the option of GRU."""
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype, **options)
-
-
-class MUT1Cell(_MUTOptions, _CellOfH):
-    """A step of MUT1, which says what its arguments are; the others are torch.nn.GRUCell's."""
-
-    _cell = "mut1"
-
-
-class MUT2Cell(_MUTOptions, _CellOfH):
-    """A step of MUT2, which says what its arguments are; the others are torch.nn.GRUCell's."""
-
-    _cell = "mut2"
-
-
-class MUT3Cell(_CellOfH):
-    """A step of MUT3, with the arguments of torch.nn.GRUCell."""
-
-    _cell = "mut3"
-
-
-class RNNCell(nn.RNNCell):
-    """torch.nn.RNNCell, fused: the same arguments, parameters and results."""
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
-        if self.nonlinearity not in _RNNS:
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        states = () if hx is None else (hx,)
-        return _cell_step(self, _RNNS[self.nonlinearity], input, states)[0]

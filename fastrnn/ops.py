@@ -107,10 +107,12 @@ def _cells() -> dict[str, CellInfo]:
 CELLS = _cells()
 
 
-def scan(inputs: Inputs, save: bool = False) -> Output:
-    """functional.layer without autocast; save is its all_states."""
+def scan(inputs: Inputs, scales: Sequence[Tensor] = (), all_states: bool = False) -> Output:
+    """functional.layer of what the ops take, without autocast."""
     cell, x, states, weights = inputs[:4]
-    if _needs_grad(x, states, weights) or _transformed():
+    if scales:
+        out = _run_int8(inputs, scales, all_states)
+    elif _needs_grad(x, states, weights) or _transformed():
         layer, tensors = _flatten(inputs)
         if torch.compiler.is_compiling():
             out = _Scan.apply(layer, *tensors)
@@ -119,25 +121,27 @@ def scan(inputs: Inputs, save: bool = False) -> Output:
         else:
             out = _apply_plain(layer, *tensors)
     else:
-        out = _scan(*inputs, save, _allow_tf32(x))
+        out = _scan(*inputs, all_states, _allow_tf32(x))
     end = 1 + CELLS[cell].states
-    return Output(out[0], tuple(out[1:end]), tuple(out[end : end + end - 2]))
+    steps = tuple(out[end : end + end - 2]) if all_states else None
+    return Output(out[0], tuple(out[1:end]), steps)
 
 
-def scan_int8(inputs: Inputs, scales: Sequence[Tensor], all_states: bool = False) -> Output:
-    """functional.layer with weights of int8, without autocast."""
+def _run_int8(inputs: Inputs, scales: Sequence[Tensor], all_states: bool) -> Sequence[Tensor]:
     cell, x, states, weights = inputs[:4]
+    _refuse_grad(x, states)
+    if _transformed():
+        raise RuntimeError("layers of int8 know no vmap, no jvp and no other transform of torch's")
+    weights = _with_peepholes_of(cell, x, weights, inputs.bidirectional)
+    return _scan_int8(cell, x, states, weights, scales, *inputs[4:], all_states)
+
+
+def _refuse_grad(x: Tensor, states: Sequence[Tensor]) -> None:
     if _needs_grad(x, states, ()):
         raise RuntimeError(
             "layers of int8 have no gradient: the input or a state requires one; use "
             "torch.no_grad() or inference_mode(), or detach it"
         )
-    if _transformed():
-        raise RuntimeError("layers of int8 know no vmap, no jvp and no other transform of torch's")
-    weights = _with_peepholes_of(cell, x, weights, inputs.bidirectional)
-    out = _scan_int8(*inputs[:3], weights, scales, *inputs[4:], all_states)
-    end = 1 + CELLS[cell].states
-    return Output(out[0], tuple(out[1:end]), tuple(out[end:]))
 
 
 def _with_peepholes_of(
@@ -150,11 +154,25 @@ def _with_peepholes_of(
     return [w if (i + 1) % each else w.to(x.dtype) for i, w in enumerate(weights)]
 
 
-def int8_sizes(inputs: Inputs, scales: Sequence[Tensor]) -> tuple[int, int]:
-    """The shape that weight_hh had before it was packed: by the scales, [rows] each."""
-    each = len(scales) // (2 if inputs.bidirectional else 1)
-    rows = scales[1].shape[0]
-    return rows, scales[2].shape[0] if each > 2 else rows // CELLS[inputs.cell].h_blocks
+def state_sizes(inputs: Inputs, scales: Sequence[Tensor] = ()) -> list[int]:
+    """The features of each state: P of h, H of the others. Where weight_hh is packed, its scales
+    and those of weight_hr, [rows] each, say what its shape was."""
+    info, weight_hh = CELLS[inputs.cell], inputs.weights[1]
+    hidden_size = (scales[1] if scales else weight_hh).shape[0] // info.h_blocks
+    if not scales:
+        output_size = weight_hh.shape[1]
+    else:
+        projected = len(scales) > (4 if inputs.bidirectional else 2)
+        output_size = scales[2].shape[0] if projected else hidden_size
+    return [output_size] + [hidden_size] * (info.states - 1)
+
+
+def zeros(inputs: Inputs, scales: Sequence[Tensor] = ()) -> list[Tensor]:
+    """The initial states where none are given, of a batch that is not packed."""
+    x = inputs.x
+    batch = x.shape[0 if x.dim() == 2 or inputs.batch_first else 1]
+    leading = (batch,) if x.dim() == 2 else (2 if inputs.bidirectional else 1, batch)
+    return [x.new_zeros(*leading, size) for size in state_sizes(inputs, scales)]
 
 
 def is_plain(x: Any) -> bool:
@@ -163,6 +181,7 @@ def is_plain(x: Any) -> bool:
     return (
         type(x) is Tensor
         and x.is_cpu
+        and not x.is_nested
         and not is_dynamo_compiling()
         and not is_any_autocast_enabled()
         and not are_functorch_transforms_active()
@@ -198,7 +217,8 @@ def run_int8(
     bidirectional: bool,
     batch_first: bool,
 ) -> Sequence[Tensor]:
-    """run with weights of int8, where no gradient is needed."""
+    """run with weights of int8."""
+    _refuse_grad(x, states)
     weights = _with_peepholes_of(cell, x, weights, bidirectional)
     return _plain_scan_int8(
         cell, x, states, weights, scales, None, None, None, bidirectional, batch_first, False
@@ -546,16 +566,12 @@ def _check_device(x: Tensor, others: Sequence[Tensor], name: str) -> None:
 _INPUTS = len(Inputs._fields)
 
 
-def _fake_outputs(call: Inputs, rows: int, output_size: int, all_states: bool) -> list[Tensor]:
-    """y, the last states and the steps; rows and output_size are weight_hh's shape."""
+def _fake_outputs(call: Inputs, sizes: Sequence[int], all_states: bool) -> list[Tensor]:
+    """y, the last states and the steps, where states have these sizes."""
     x, states, batch_sizes = call.x, call.states, call.batch_sizes
     _check_device(x, call.weights, "parameter")
     _check_device(x, states, "hidden")
-    info = CELLS[call.cell]
-    directions = 2 if call.bidirectional else 1
-    hidden_size = rows // info.h_blocks
-    leading = x.shape[:-1]
-    sizes = [output_size] + [hidden_size] * (info.states - 1)
+    directions, leading = 2 if call.bidirectional else 1, x.shape[:-1]
     if batch_sizes is None and x.dim() == 2:
         last = [x.new_empty(x.shape[0], size) for size in sizes]
     else:
@@ -568,7 +584,7 @@ def _fake_outputs(call: Inputs, rows: int, output_size: int, all_states: bool) -
         else:
             batch = torch.library.get_ctx().new_dynamic_size()
         last = [x.new_empty(directions, batch, size) for size in sizes]
-    out = [x.new_empty(*leading, directions * output_size), *last]
+    out = [x.new_empty(*leading, directions * sizes[0]), *last]
     if all_states:
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
         for size in sizes[1:]:
@@ -579,11 +595,10 @@ def _fake_outputs(call: Inputs, rows: int, output_size: int, all_states: bool) -
 @torch.library.register_fake("fastrnn::scan")
 def _(*args: Any) -> list[Tensor]:
     call, save = Inputs(*args[:_INPUTS]), args[_INPUTS]
-    rows, output_size = call.weights[1].shape
-    out = _fake_outputs(call, rows, output_size, save)
+    sizes = state_sizes(call)
+    out = _fake_outputs(call, sizes, save)
     if save:
-        x, info = call.x, CELLS[call.cell]
-        saved = info.saved * (rows // info.h_blocks)
+        x, saved = call.x, CELLS[call.cell].saved * sizes[-1]
         out.append(x.new_empty(x.numel() // x.shape[-1], 2 if call.bidirectional else 1, saved))
     return out
 
@@ -592,7 +607,7 @@ def _(*args: Any) -> list[Tensor]:
 def _(cell: str, x: Tensor, states: Any, weights: Any, scales: Any, *rest: Any) -> list[Tensor]:
     *how, all_states = rest
     call = Inputs(cell, x, states, weights, *how)
-    return _fake_outputs(call, *int8_sizes(call, scales), all_states)
+    return _fake_outputs(call, state_sizes(call, scales), all_states)
 
 
 @torch.library.register_fake("fastrnn::scan_backward")

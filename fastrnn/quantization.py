@@ -8,6 +8,7 @@ does not exist is 0. The format is the same for every instruction set.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad
 
 from . import functional, modules, ops
-from .modules import _UNREADABLE
+from .variants import UNREADABLE
 
 __all__ = ["Quantized", "dequantize", "pack", "quantize_", "quantize_rows", "unpack"]
 
@@ -60,8 +61,9 @@ def quantize_(model: nn.Module, dtype: torch.dtype = torch.int8) -> nn.Module:
     """Gives the recurrent layers of a model weights of int8, in place, for inference.
 
     Every LSTM, GRU and RNN of torch.nn's and of fastrnn's in the model, and every MUT1, MUT2 and
-    MUT3, becomes a Quantized layer, which is called as before; so does the model itself if it is
-    such a layer. Subclasses, cells and all other modules stay what they are.
+    MUT3, becomes a Quantized layer; so does the model itself if it is such a layer. It is called as
+    before, and takes whatever fastrnn's layers take, such as lengths and resets, even if it was
+    torch.nn's. Subclasses, cells and all other modules stay what they are.
 
     A matrix W becomes integers q of int8 and a scale s of float32 for each row, and what it
     multiplies, x and h and whatever else a cell multiplies, is quantised at every step, each row a
@@ -94,7 +96,8 @@ def quantize_(model: nn.Module, dtype: torch.dtype = torch.int8) -> nn.Module:
             layer is changed.
 
     A quantised layer raises a RuntimeError where a gradient would be needed, which it does not
-    have: in grad mode, if it is in training mode or if its input or a state requires one.
+    have: in grad mode, if it is in training mode or if its input or a state requires one; and
+    where its input is not on the CPU.
     """
     if dtype != torch.int8:
         raise ValueError(f"quantize_ knows torch.int8 only, got {dtype}")
@@ -162,8 +165,11 @@ def _convert(layer: nn.RNNBase, buffers: dict[str, Tensor]) -> None:
     layer._init_flat_weights()
 
 
-class Quantized(modules._Layers):
-    """An LSTM, GRU, RNN or one of their variants with weights of int8: what quantize_ makes."""
+class Quantized(modules._Layers[Any]):
+    """An LSTM, GRU, RNN or one of their variants with weights of int8: what quantize_ makes.
+
+    It is called like the layers of fastrnn, without gradients and on the CPU only.
+    """
 
     _scale_names: list[str]  # in the order of the matrices
     _kind: str  # the name of the layer's class before
@@ -172,57 +178,29 @@ class Quantized(modules._Layers):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("a Quantized layer is made by fastrnn.quantize_")
 
-    def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        """Runs all layers over the sequence, with the arguments and results of the layer before.
-
-        Raises:
-            RuntimeError: a gradient would be needed; the device is not the CPU; or a shape does
-                not fit.
-            ValueError: input is neither 2-D nor 3-D, or float64.
-        """
-        self._check_grad(input, hx)
-        if (
-            self.num_layers == 1
-            and ops.is_plain(input)
-            and input.dim() == 3
-            and input.shape[-1] == self.input_size
-        ):
-            try:
-                count = self._states
-                states = () if hx is None else (hx,) if count == 1 else modules._pair(hx)
-                how = (self.bidirectional, self.batch_first)
-                out = ops.run_int8(self._cell, input, states, *self._weights(), *how)
-                return out[0], out[1] if count == 1 else (out[1], out[2])
-            except modules._REFUSED:
-                pass  # what follows says why
-        return self._run(input, hx)
-
-    def _check_grad(self, input: Any, hx: Any) -> None:
-        if not torch.is_grad_enabled():
-            return
-        what = "layers of int8 have no gradient: "
-        if self.training:
-            raise RuntimeError(
-                f"{what}call eval() on the model, or use torch.no_grad() or inference_mode()"
-            )
-        x = input.data if isinstance(input, nn.utils.rnn.PackedSequence) else input
-        given = (x, *(hx if isinstance(hx, (tuple, list)) else (hx,)))
-        if any(isinstance(t, Tensor) and t.requires_grad for t in given):
-            raise RuntimeError(
-                f"{what}the input or a state requires one; use torch.no_grad() or "
-                "inference_mode(), or detach it"
-            )
+    def _run(self, x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        self._check_mode()
+        how = (self.bidirectional, self.batch_first)
+        return ops.run_int8(self._cell, x, states, *self._weights(), *how)
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
         buffers = self._buffers
         weights = [buffers[name] for name in self._flat_weights_names]
         return weights, [buffers[name] for name in self._scale_names]
 
-    def _check_dtype(self, x: Tensor, weight: Tensor) -> None:
+    def _check_call(self, x: Tensor, weight: Tensor) -> None:
+        self._check_mode()
         if x.dtype not in functional.INT8_INPUTS:
             raise ValueError(
                 "layers of int8 take input of float32, bfloat16 or float16, got "
                 f"{str(x.dtype).removeprefix('torch.')}"
+            )
+
+    def _check_mode(self) -> None:
+        if self.training and torch.is_grad_enabled():
+            raise RuntimeError(
+                "layers of int8 have no gradient: call eval() on the model, or use "
+                "torch.no_grad() or inference_mode()"
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
@@ -269,7 +247,7 @@ class Quantized(modules._Layers):
         key = f"{prefix}_extra_state"
         concerned = key in state_dict or any(prefix + name in state_dict for name in self._buffers)
         found, own = _text_in(state_dict.get(key)), self._description()
-        if concerned and found not in (own, _UNREADABLE):
+        if concerned and found not in (own, UNREADABLE):
             error_msgs.append(
                 f"{prefix.removesuffix('.') or 'The module'} is '{own}', and the state_dict has "
                 f"{found!r}, by the key '{key}': a quantised layer loads weights of a quantised "
@@ -287,5 +265,5 @@ def _text_in(state: Any) -> str | None:
     if not isinstance(state, Tensor) or state.dtype != torch.uint8:
         return None
     if state.is_meta or isinstance(state, FakeTensor):
-        return _UNREADABLE
+        return UNREADABLE
     return bytes(state.flatten().tolist()).decode(errors="replace")

@@ -231,12 +231,12 @@ class Output(NamedTuple):
     y: h of every step, [T, B, D * P]; [B, T, D * P] with batch_first; [N, D * P] if packed.
     last: the states after each row's last step, [D, B, P] for h, [D, B, H] for the others.
     steps: the states but h after every step, like y with H for P, in float32 for 16-bit types;
-        empty unless they were asked for or autograd records. Under a compiler it always does.
+        None unless they were asked for.
     """
 
     y: Tensor
     last: tuple[Tensor, ...]
-    steps: tuple[Tensor, ...]
+    steps: tuple[Tensor, ...] | None
 
 
 def scan(inputs: Inputs) -> Output:
@@ -254,29 +254,77 @@ def scan(inputs: Inputs) -> Output:
         )
         y, last, steps = scan(inputs)
         return Output(y[0], tuple(s[0] for s in last), tuple(s[0] for s in steps))
+    return by_direction(inputs, _direction)
+
+
+def step(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The states after a single step, with sizes of 0, too."""
+    own = Weights.of(inputs.cell, inputs.weights)
+    if own.hh.shape[1]:
+        return scan(inputs).last
+    # Without hidden units all blocks are alike: they have no rows.
+    states = inputs.states or [inputs.x.new_zeros(len(inputs.x), 0)] * CELLS[inputs.cell].states
+    gates = linear(inputs.x, own.ih, own.bias_ih) + linear(states[0], own.hh, own.bias_hh)
+    return tuple(gates + s for s in states)
+
+
+Run = tuple[Sequence[Tensor], Sequence[Tensor]]
+
+
+def by_direction(inputs: Inputs, run: Callable[[Inputs, int], Run]) -> Output:
+    """A padded batch by run, which takes one direction and its number: x [T, B, I], its own initial
+    states, [B, P] and [B, H], and weights, and as resets where it starts over, see starts_over. It
+    returns all states of every step, [T, B, P] and [T, B, H], and the last ones.
+    """
     if inputs.batch_first:
-        inputs = inputs._replace(
-            x=x.transpose(0, 1), resets=None if resets is None else resets.transpose(0, 1)
+        x, resets = inputs.x.transpose(0, 1), inputs.resets
+        resets = None if resets is None else resets.transpose(0, 1)
+        out = by_direction(inputs._replace(x=x, resets=resets, batch_first=False), run)
+        return Output(out.y.transpose(0, 1), out.last, tuple(s.transpose(0, 1) for s in out.steps))
+    x, resets, lengths = inputs.x, inputs.resets, inputs.lengths
+    directions = 2 if inputs.bidirectional else 1
+    count = len(inputs.weights) // directions
+    runs = []
+    for d in range(directions):
+        one = inputs._replace(
+            states=[s[d] for s in inputs.states] or zeros(inputs),
+            weights=inputs.weights[d * count :][:count],
+            resets=None if resets is None else starts_over(resets, lengths, d),
+            bidirectional=False,
         )
-    runs = [_direction(inputs, d) for d in range(2 if inputs.bidirectional else 1)]
-    sequences = [torch.cat(parts, -1) for parts in zip(*(every for every, _ in runs), strict=True)]
-    if inputs.batch_first:
-        sequences = [s.transpose(0, 1) for s in sequences]
+        runs.append(run(one, d))
+    y, *steps = (torch.cat(parts, -1) for parts in zip(*(every for every, _ in runs), strict=True))
     last = tuple(torch.stack(parts) for parts in zip(*(end for _, end in runs), strict=True))
-    return Output(sequences[0], last, tuple(sequences[1:]))
+    return Output(y, last, tuple(steps))
 
 
-def _direction(inputs: Inputs, direction: int) -> tuple[list[Tensor], Sequence[Tensor]]:
-    """One direction. Returns all states of every step, [T, B, features], and the last ones."""
+def zeros(inputs: Inputs) -> list[Tensor]:
+    """The initial states of one direction where none are given, [B, P] and [B, H]."""
+    hh, form = inputs.weights[1], CELLS[inputs.cell]
+    sizes = [hh.shape[1]] + [hh.shape[0] // len(form.h)] * (form.states - 1)
+    return [inputs.x.new_zeros(inputs.x.shape[1], size) for size in sizes]
+
+
+def starts_over(resets: Tensor, lengths: Tensor | None, direction: int) -> Tensor:
+    """Before which steps a direction comes from another episode, [T, B].
+
+    The reverse one goes through an episode from its last step on, which is the one before the next
+    episode's first. Behind the end of a row there is no episode.
+    """
+    if not direction:
+        return resets
+    after = torch.cat([resets[1:], torch.zeros_like(resets[:1])])
+    if lengths is None:
+        return after
+    times = torch.arange(1, resets.shape[0] + 1, device=resets.device)[:, None]
+    return after & (times < lengths.to(resets.device))
+
+
+def _direction(inputs: Inputs, direction: int) -> Run:
     form, x, lengths, resets = CELLS[inputs.cell], inputs.x, inputs.lengths, inputs.resets
-    count = len(inputs.weights) // (2 if inputs.bidirectional else 1)
-    own = Weights.of(inputs.cell, inputs.weights[direction * count :][:count])
-    states: Sequence[Tensor] = [s[direction] for s in inputs.states]
-    steps, batch = x.shape[:2]
+    own = Weights.of(inputs.cell, inputs.weights)
+    states: Sequence[Tensor] = inputs.states
     hidden_size = own.hh.shape[0] // len(form.h)
-    if not states:
-        sizes = [own.hh.shape[1]] + [hidden_size] * (form.states - 1)
-        states = [x.new_zeros(batch, size) for size in sizes]
     blocks = own.ih.shape[0] // hidden_size
     peepholes = () if own.peephole is None else (own.peephole.chunk(len(form.peepholes)),)
 
@@ -288,8 +336,8 @@ def _direction(inputs: Inputs, direction: int) -> tuple[list[Tensor], Sequence[T
     def recurrent(operand: Tensor, first: int, count: int) -> Sequence[Tensor]:
         return linear(operand, *rows(first, count)).chunk(count, -1)
 
-    every: list[Sequence[Tensor]] = [()] * steps
-    for t in reversed(range(steps)) if direction else range(steps):
+    every: list[Sequence[Tensor]] = [()] * len(x)
+    for t in reversed(range(len(x))) if direction else range(len(x)):
         before = states
         if resets is not None:
             before = [torch.where(resets[t][:, None], torch.zeros_like(s), s) for s in states]

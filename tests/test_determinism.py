@@ -107,7 +107,14 @@ def test_with_lengths_and_resets(
     for count in (1, 2, 3, 4):
         torch.set_num_threads(count)
         out = fastrnn.functional.layer(
-            cell, x, (), weights, lengths=lengths, resets=resets, bidirectional=True
+            cell,
+            x,
+            (),
+            weights,
+            lengths=lengths,
+            resets=resets,
+            bidirectional=True,
+            all_states=True,
         )
         results = [out.y, *out.last, *out.steps]
         grads = torch.autograd.grad(

@@ -26,7 +26,7 @@ def test_batch_first_does_not_concern_packed_batches(layers: int) -> None:
     x = torch.randn(SIZE, SIZE, dtype=torch.float64)
     sizes = torch.tensor([3, 1])
     weights = _weights(layers)
-    y, last = functional.stack("gru", x, [], weights, batch_sizes=sizes, batch_first=True)
+    y, last, _ = functional.stack("gru", x, [], weights, batch_sizes=sizes, batch_first=True)
     expected, ends = x, []
     for own in weights:
         expected, (end,), _ = reference.scan(Inputs("gru", expected, [], own, batch_sizes=sizes))
@@ -48,20 +48,28 @@ def test_step_is_a_layer_of_one_step() -> None:
     assert torch.equal(found, y[0])
 
 
-def test_all_states_come_without_autograd() -> None:
+@pytest.mark.parametrize("recorded", [False, True], ids=["plain", "recorded"])
+def test_steps_are_there_when_asked_for_and_else_not(recorded: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = [(4 * SIZE, SIZE)] * 2
     weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-    x = torch.randn(5, 3, SIZE, generator=generator, dtype=torch.float64)
+    x = torch.randn(5, 3, SIZE, generator=generator, dtype=torch.float64).requires_grad_(recorded)
     out = functional.layer("lstm", x, [], weights, all_states=True)
     _, _, steps = reference.scan(Inputs("lstm", x, [], weights))
     torch.testing.assert_close(out.steps, steps)
-    assert functional.layer("lstm", x, [], weights).steps == ()
+    assert functional.layer("lstm", x, [], weights).steps is None
+    gru = functional.layer("gru", x, [], _weights(1)[0], all_states=True)
+    assert gru.steps == ()
+
+    def by_compiler(x: Tensor) -> bool:
+        return functional.layer("lstm", x, [], weights).steps is None
+
+    assert torch.compile(by_compiler, fullgraph=True, backend="aot_eager")(x)
 
 
 def test_packed_batches_on_meta() -> None:
     x = torch.empty(SIZE, SIZE, device="meta", dtype=torch.float64)
     weights = [[w.to("meta") for w in _weights(1)[0]]]
-    y, last = functional.stack("gru", x, [], weights, batch_sizes=torch.tensor([3, 1]))
+    y, last, _ = functional.stack("gru", x, [], weights, batch_sizes=torch.tensor([3, 1]))
     assert y.shape == (4, SIZE)
     assert last[0].shape == (1, 3, SIZE)

@@ -22,6 +22,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lengths": {"lengths": torch.tensor([3, 1])},
     "resets": {"resets": torch.tensor([[False, True], [True, False], [False, False]])},
     "batch first": {"batch_first": True, "lengths": torch.tensor([0, 2])},
+    "episodes": {
+        "bidirectional": True,
+        "lengths": torch.tensor([2, 3]),
+        "resets": torch.tensor([[False, True], [True, False], [True, True]]),
+    },
 }
 PACKED: dict[str, Any] = {"batch_sizes": torch.tensor([2, 2, 1])}
 cells = pytest.mark.parametrize("cell", CELLS)
@@ -55,8 +60,12 @@ def flat(scan: Callable[..., Any], cell: str, given: dict[str, Any]) -> Flat:
 
     def function(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         given_ = (cell, x, rest[:states], rest[states:])
-        is_layer = scan is functional.layer
-        y, last, steps = scan(*given_, **given) if is_layer else scan(Inputs(*given_, **given))
+        if scan is functional.layer:
+            y, last, steps = scan(*given_, **given, all_states=True)
+        elif scan is ops.scan:
+            y, last, steps = scan(Inputs(*given_, **given), all_states=True)
+        else:
+            y, last, steps = scan(Inputs(*given_, **given))
         return (y, *last, *steps)
 
     return function

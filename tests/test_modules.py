@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 from collections.abc import Sequence
@@ -160,15 +161,7 @@ def test_all_arguments_by_position(name: str) -> None:
 def test_attributes_are_torchs(name: str) -> None:
     theirs, ours = twins(name, I, H)
     public = {key for key in dir(theirs) if not key.startswith("_")} - set(dir(ours))
-    # What torch's own forward calls; ours checks differently.
-    assert public <= {
-        "check_forward_args",
-        "check_hidden_size",
-        "check_input",
-        "get_expected_cell_size",
-        "get_expected_hidden_size",
-        "permute_hidden",
-    }
+    assert not public
     for key, value in vars(theirs).items():
         if isinstance(value, (int, float, str, bool)):
             assert getattr(ours, key) == value, key
@@ -636,6 +629,62 @@ def test_cells(name: str, options: dict, initial: bool, bias: bool, batch: tuple
 
 
 @cells
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("sizes", [(I, 0), (0, H), (0, 0)], ids=str)
+@pytest.mark.parametrize("initial", [False, True], ids=["zeros", "hx"])
+def test_cells_of_size_0(name: str, options: dict, bias: bool, sizes: Any, initial: bool) -> None:
+    theirs, ours = twins(name, *sizes, bias=bias, **options)
+    x, hx = draw(B, sizes[0]).requires_grad_(), a_state(theirs, B)
+    assert_same(theirs, ours, x, *([hx] if initial else []))
+    assert [t.shape for t in tensors_in(ours(x[0]))] == [t.shape for t in tensors_in(theirs(x[0]))]
+
+
+CHECKS = ("check_forward_args", "check_hidden_size", "check_input", "permute_hidden")
+CHECKS += ("get_expected_hidden_size",)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("projected", [False, True], ids=["plain", "projected"])
+def test_what_subclasses_call(name: str, projected: bool) -> None:
+    """The methods that torch.nn's forward is made of, for a subclass that has its own."""
+    extra = {"proj_size": 2} if projected and name == "LSTM" else {}
+    pair = twins(name, I, H, num_layers=2, bidirectional=True, **extra)
+    checks = [*CHECKS, "get_expected_cell_size"] if name == "LSTM" else CHECKS
+    for check in checks:
+        theirs, ours = (inspect.signature(getattr(type(m), check)) for m in pair)
+        assert ours == theirs, check
+    x, sizes = draw(T, B, I), torch.tensor([3, 2])
+    found = []
+    for module in pair:
+        hx = a_state(module, B, grad=False)
+        module.check_input(x, None)
+        module.check_forward_args(x, hx, None)
+        shapes = [module.get_expected_hidden_size(x, None)]
+        shapes.append(module.get_expected_hidden_size(x[0], sizes))
+        if name == "LSTM":
+            shapes.append(module.get_expected_cell_size(x, None))
+        errors = []
+        wrong = a_state(module, B + 1, grad=False)
+        for call, *args in (
+            (module.check_input, x[..., 1:], None),
+            (module.check_input, x, sizes),
+            (module.check_input, x.float(), None),
+            (module.check_forward_args, x, wrong, None),
+            (module.check_hidden_size, tensors_in(wrong)[0], (1, 2, 3)),
+            (module.check_hidden_size, tensors_in(wrong)[0], (1, 2, 3), "not {} but {}"),
+        ):
+            with pytest.raises((RuntimeError, ValueError)) as caught:
+                call(*args)
+            errors.append((caught.type, str(caught.value)))
+        order = torch.tensor([2, 0, 3, 1])
+        assert module.permute_hidden(hx, None) is hx
+        found.append(
+            [shapes, errors, [t.tolist() for t in tensors_in(module.permute_hidden(hx, order))]]
+        )
+    assert found[1] == found[0]
+
+
+@cells
 def test_cells_in_a_loop(name: str, options: dict) -> None:
     def unroll(module: nn.Module) -> list[Tensor]:
         x = draw(T, B, I).requires_grad_()
@@ -934,6 +983,18 @@ def test_cells_of_variants_are_their_layers(variant: tuple, inputs: int, batch: 
     assert tensors_in(cell(x))[0].shape == (*batch, H)
 
 
+@pytest.mark.parametrize("variant", VARIANT_CELLS.values(), ids=VARIANT_CELLS)
+def test_cells_of_variants_of_size_0(variant: tuple) -> None:
+    name, options = variant[:2]
+    for sizes in ((I, 0), (0, H), (0, 0)):
+        module = getattr(fastrnn, name)(*sizes, dtype=torch.float64, **options)
+        x = draw(B, sizes[0]).requires_grad_()
+        states = tensors_in(module(x))
+        assert {s.shape for s in states} == {(B, sizes[1])}
+        grads = torch.autograd.grad(sum(s.sum() for s in states), [x, module.weight_hh])
+        assert [g.shape for g in grads] == [x.shape, module.weight_hh.shape]
+
+
 @variants
 @square
 def test_parameters_of_variants(variant: tuple, inputs: int) -> None:
@@ -1167,11 +1228,6 @@ def test_reset_parameters_of_a_subclass_sees_the_parameters() -> None:
             torch.nn.init.zeros_(self.weight_peephole_l0)
 
     assert not Closed(3, 4, peephole=True).weight_peephole_l0.any()
-
-
-@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
-def test_skip_init_of_cells(name: str) -> None:
-    assert torch.nn.utils.skip_init(getattr(fastrnn, name), 3, 4).weight_ih.shape[1] == 3
 
 
 def test_a_variant_takes_no_projection_by_position() -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -115,13 +116,58 @@ def test_public_names_are_documented(value: object) -> None:
     assert text.strip() and not text.startswith(f"{getattr(value, '__name__', '')}(")
 
 
+def twin_of(name: str) -> type[torch.nn.Module]:
+    """What torch.nn does not have has GRU's arguments."""
+    return getattr(torch.nn, re.sub(r"MUT\d", "GRU", name))
+
+
 @pytest.mark.parametrize("name", modules.__all__)
 def test_signatures_are_torchs(name: str) -> None:
-    """What torch.nn does not have has GRU's."""
-    twin = re.sub(r"MUT\d", "GRU", name)
-    ours, theirs = getattr(fastrnn, name), getattr(torch.nn, twin)
-    found, expected = (list(inspect.signature(c.forward).parameters) for c in (ours, theirs))
-    assert found == expected
+    """What a layer's forward takes beyond them is by keyword only."""
+    ours = inspect.signature(getattr(fastrnn, name).forward).parameters
+    found = [n for n, p in ours.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert found == list(inspect.signature(twin_of(name).forward).parameters)
+    more = [] if name.endswith("Cell") else ["lengths", "resets", "reset_to", "return_states"]
+    assert list(ours) == found + more
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="typing.get_overloads is of Python 3.11")
+@pytest.mark.parametrize("name", modules.__all__)
+def test_constructors_are_torchs(name: str) -> None:
+    """Names, order, defaults and types are those that torch.nn declares. Beside them there are
+    options by keyword, and proj_size, which torch.nn takes at that place without saying so."""
+    init = twin_of(name).__init__
+    theirs = next(iter(typing.get_overloads(init)), init)
+    expected, hints = dict(inspect.signature(theirs).parameters), typing.get_type_hints(theirs)
+    ours = getattr(fastrnn, name).__init__
+    found, own_hints = dict(inspect.signature(ours).parameters), typing.get_type_hints(ours)
+    kinds = {p.kind for p in found.values()}
+    assert not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    positional = [n for n, p in found.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert [n for n in positional if n in expected or n != "proj_size"] == list(expected)
+    for key, parameter in expected.items():
+        assert repr(found[key].default) == repr(parameter.default), key
+        assert own_hints.get(key) == hints.get(key, own_hints.get(key)), key
+    assert ours is init or set(found) - {"self"} <= set(own_hints)
+
+
+@pytest.mark.parametrize("name", modules.__all__)
+def test_skip_init(name: str) -> None:
+    made = torch.nn.utils.skip_init(getattr(fastrnn, name), 3, 4, dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in made.parameters()} == {("cpu", torch.float64)}
+
+
+def test_forward_is_typed() -> None:
+    """Its overloads say what comes out of return_states and of a packed batch."""
+    if sys.version_info < (3, 11):
+        pytest.skip("typing.get_overloads is of Python 3.11")
+    overloads = typing.get_overloads(fastrnn.LSTM.forward)
+    hints = [typing.get_type_hints(o) for o in overloads]
+    literals = [h.get("return_states") for h in hints]
+    assert literals == [typing.Literal[False], typing.Literal[True], None]
+    assert [len(typing.get_args(h["return"])) for h in hints] == [2, 3, 2]
+    assert hints[2]["input"] is torch.nn.utils.rnn.PackedSequence
+    assert hints[2]["return"].__args__[0] is torch.nn.utils.rnn.PackedSequence
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from fastrnn import ops, reference
 from fastrnn.reference import Inputs
 
 T, B, I, H, P = 6, 5, 3, 7, 4  # noqa: E741
+
+scan = partial(ops.scan, all_states=True)
 
 # Of the rows of a batch: with 0 and T, equal ones, in no order.
 LENGTHS = {
@@ -108,7 +111,7 @@ def arguments(
     }
 
 
-def results(scan: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor]:
+def results(run: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor]:
     """y, last, steps, and the gradients of all inputs by a sum over all of these."""
     given = dict(given)
     leaves = {"x": given["x"].clone().requires_grad_()}
@@ -116,7 +119,7 @@ def results(scan: Callable[..., Any], given: dict[str, Any]) -> dict[str, Tensor
     for key in ("states", "weights"):
         given[key] = [t.clone().requires_grad_() for t in given[key]]
         leaves |= {f"{key} {i}": t for i, t in enumerate(given[key])}
-    y, last, steps = scan(Inputs(**given))
+    y, last, steps = run(Inputs(**given))
     found = {"y": y}
     found |= {f"last {i}": t for i, t in enumerate(last)}
     found |= {f"steps {i}": t for i, t in enumerate(steps)}
@@ -139,7 +142,7 @@ def assert_like_reference(monkeypatch: pytest.MonkeyPatch) -> Check:
         expected = results(reference.scan, given)
         for isa in ISAS:
             monkeypatch.setenv("FASTRNN_ISA", isa)
-            found = results(ops.scan, given)
+            found = results(scan, given)
             assert found.keys() == expected.keys()
             for name, t in expected.items():
                 where = f"{name}, {isa}"
@@ -218,9 +221,9 @@ def test_packed_is_padded(cell: str, isa: str) -> None:
     lengths = torch.tensor([6, 4, 4, 3, 1])
     sizes = torch.tensor([5, 4, 4, 3, 1, 1])
     given = arguments(cell, bidirectional=True)
-    padded = ops.scan(Inputs(**given, lengths=lengths), save=True)
+    padded = scan(Inputs(**given, lengths=lengths))
     runs = torch.arange(T)[:, None] < lengths
-    packed = ops.scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes), save=True)
+    packed = scan(Inputs(**{**given, "x": given["x"][runs]}, batch_sizes=sizes))
     assert torch.equal(packed.y, padded.y[runs])
     for found, expected in zip(packed.steps, padded.steps, strict=True):
         assert torch.equal(found, expected[runs])
@@ -258,15 +261,49 @@ def test_a_reset_cuts_the_past_off(cell: str, isa: str) -> None:
     assert not any(grad.any() for grad in grads[1:])
 
 
+@combinations
+@pytest.mark.parametrize("lengths", ["full", "mixed"])
+@pytest.mark.parametrize("mask", ["random", "first", "everywhere"])
+def test_episodes_in_a_row_are_those_run_apart(
+    cell: str, walk: str, mask: str, lengths: str
+) -> None:
+    """In both directions: neither hears of another episode."""
+    given, resets = arguments(cell, **WALKS[walk]), RESETS[mask]
+    found = ops.scan(
+        Inputs(**given, resets=oriented(resets, given), lengths=torch.tensor(LENGTHS[lengths]))
+    )
+    x, y = (t.transpose(0, 1) if given["batch_first"] else t for t in (given["x"], found.y))
+    for row, length in enumerate(LENGTHS[lengths]):
+        starts = [t for t in range(1, length) if resets[t, row]]
+        ends = []
+        for start, end in zip([0, *starts], [*starts, length]):
+            states = [s[:, row : row + 1].clone() for s in given["states"]]
+            for s in states:
+                if start > 0 or (length > 0 and resets[0, row]):
+                    s[0] = 0
+                if end < length:
+                    s[1:] = 0
+            episode = {**given, "x": x[start:end, row : row + 1], "states": states}
+            if start == end:  # the row has no steps
+                ends.append(states)
+                continue
+            alone = ops.scan(Inputs(**{**episode, "batch_first": False}))
+            torch.testing.assert_close(y[start:end, row], alone.y[:, 0], rtol=1e-11, atol=1e-12)
+            ends.append(alone.last)
+        for k, last in enumerate(found.last if given["states"] else ()):
+            torch.testing.assert_close(last[:1, row], ends[-1][k][:1, 0], rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(last[1:, row], ends[0][k][1:, 0], rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e300], ids=str)
 @combinations
 def test_garbage_in_padding_stays_there(cell: str, walk: str, garbage: float, isa: str) -> None:
     given = arguments(cell, **WALKS[walk])
     lengths = torch.tensor(LENGTHS["mixed"])
     beyond = oriented(torch.arange(T)[:, None] >= lengths, given)
-    clean = results(ops.scan, {**given, "lengths": lengths})
+    clean = results(scan, {**given, "lengths": lengths})
     given["x"] = given["x"].masked_fill(beyond[..., None], garbage)
-    dirty = results(ops.scan, {**given, "lengths": lengths})
+    dirty = results(scan, {**given, "lengths": lengths})
     for name, t in clean.items():
         assert torch.equal(dirty[name], t), name
 
@@ -279,7 +316,7 @@ def test_garbage_in_gradients_of_padding_stays_there(cell: str, isa: str) -> Non
     leaves = [t.requires_grad_() for t in (given["x"], *given["states"], *given["weights"])]
     found = []
     for garbage in (0.0, float("nan")):
-        out = ops.scan(Inputs(**given, lengths=lengths))
+        out = scan(Inputs(**given, lengths=lengths))
         sequences = [out.y, *out.steps]
         grads = [torch.ones_like(t).masked_fill(beyond[..., None], garbage) for t in sequences]
         found.append(torch.autograd.grad(sequences, leaves, grads))
@@ -290,9 +327,9 @@ def test_garbage_in_gradients_of_padding_stays_there(cell: str, isa: str) -> Non
 @pytest.mark.parametrize("cell", CELLS)
 def test_garbage_in_states_that_are_reset_stays_there(cell: str, isa: str) -> None:
     given = arguments(cell)
-    clean = results(ops.scan, {**given, "resets": at_steps(0)})
+    clean = results(scan, {**given, "resets": at_steps(0)})
     given["states"] = [torch.full_like(s, float("nan")) for s in given["states"]]
-    dirty = results(ops.scan, {**given, "resets": at_steps(0)})
+    dirty = results(scan, {**given, "resets": at_steps(0)})
     for name, t in clean.items():
         assert torch.equal(dirty[name], t), name
 
@@ -308,7 +345,7 @@ def test_padded_is_packed_in_other_types(cell: str, dtype: torch.dtype, isa: str
     def run(x: Tensor, **rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """What has a row for each of x, its gradient among it, and what has not."""
         given["x"] = x.requires_grad_()
-        out = ops.scan(Inputs(**given, **rows))
+        out = scan(Inputs(**given, **rows))
         loss = sum(t.float().sin().sum() for t in (out.y, *out.steps, *out.last))
         grad_x, *grads = torch.autograd.grad(loss, [x, *given["states"], *given["weights"]])
         return [out.y, *out.steps, grad_x], [*out.last, *grads]

@@ -34,7 +34,7 @@ struct Slice {
   int64_t active(int64_t t) const {
     return std::clamp<int64_t>(p.schedule.active(t) - row, 0, rows);
   }
-  bool starts_over(int64_t t, int64_t m) const { return p.starts_over(t, row + m); }
+  bool starts_over(int64_t t, int64_t m) const { return p.starts_over(direction, t, row + m); }
   int64_t first_time(int64_t m) const { return p.schedule.first_time(direction, row + m); }
   int64_t last_time(int64_t m) const { return p.schedule.last_time(direction, row + m); }
   int64_t time(int64_t i) const { return p.schedule.time(direction, i); }

@@ -53,7 +53,7 @@ FRNN_DEVICE void backward_sequence(const PersistentArgs& a) {
       in[j].next_starts_over = in[j].active && in[j].starts_over;
       in[j].active = place.is_active(step.t);
       if (!in[j].active) return;
-      in[j].starts_over = starts_over(p, step, place);
+      in[j].starts_over = starts_over(p, site.direction, step, place);
       in[j].values = Unit::load(p, step, previous, place, in[j].starts_over, site.units(row, word));
     });
   };

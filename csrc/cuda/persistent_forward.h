@@ -27,7 +27,7 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
   auto initial = [&](int row, const Units& u, int k) -> Floats {
     const RowPlace& place = site.place(row);
     const int64_t first = place.first_time(site.direction);
-    if (starts_over(p, StepPlace(p.schedule, first), place)) return {};
+    if (starts_over(p, site.direction, StepPlace(p.schedule, first), place)) return {};
     return convert<float>(load_initial<T>(p, u, k));
   };
   const int row_packs = a.g.padded_hidden / N;
@@ -59,7 +59,7 @@ FRNN_DEVICE void forward_sequence(const PersistentArgs& a) {
     site.each_pack([&](int j, int row, int word) {
       const RowPlace& place = site.place(row);
       in[j].active = place.is_active(step.t);
-      in[j].next_starts_over = in[j].active && starts_over(p, next, place);
+      in[j].next_starts_over = in[j].active && starts_over(p, site.direction, next, place);
       if (!in[j].active) return;
       const Units u = site.units(row, word);
       const float* from = at(a.gates, p, step, place, kXBlocks * h) + u.unit;

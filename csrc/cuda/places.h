@@ -58,9 +58,12 @@ FRNN_HD T* at(T* data, const ScanParams& p, const StepPlace& step, const RowPlac
   return data + (step.first * p.directions * features + row.active * features);
 }
 
-// Whether the row is active at the step and starts from zeros there.
-FRNN_HD bool starts_over(const ScanParams& p, const StepPlace& step, const RowPlace& row) {
-  return p.resets.data && row.is_active(step.t) && *at<const bool>(p.resets, step, row.resets);
+// As ScanParams has it, of places that are known.
+FRNN_HD bool starts_over(const ScanParams& p, int direction, const StepPlace& step,
+                         const RowPlace& row) {
+  if (!p.resets.data || !row.is_active(step.t)) return false;
+  const StepPlace reset(p.schedule, Schedule::reset_before(direction, step.t));
+  return row.is_active(reset.t) && *at<const bool>(p.resets, reset, row.resets);
 }
 
 }  // namespace fastrnn::cuda

@@ -32,7 +32,7 @@ __global__ void previous_h(const __grid_constant__ PreviousArgs a) {
   if (!s.is_active(t, row)) return;
   const int direction = int(blockIdx.y);
   const T* from = nullptr;
-  if (!p.starts_over(t, row)) {
+  if (!p.starts_over(direction, t, row)) {
     if (t != s.first_time(direction, row)) {
       from = p.at<const T>(p.y, Schedule::before(direction, t), row) + direction * p.output_size;
     } else if (p.initial[0].data) {
@@ -97,7 +97,7 @@ __global__ void start_forward(const __grid_constant__ StepArgs a) {
     if (!u.has(k)) continue;
     const T initial = p.initial[k].data ? *u.of<const T>(p.initial[k]) : T(0);
     if (s.length(u.row) == 0) *u.of<T>(p.last[k]) = initial;
-    const bool zero = p.starts_over(s.first_time(a.direction, u.row), u.row);
+    const bool zero = p.starts_over(a.direction, s.first_time(a.direction, u.row), u.row);
     const T first = zero ? T(0) : initial;
     if (k == 0) {
       *u.of<T>(a.operand[0], k) = first;
@@ -128,7 +128,7 @@ __global__ void finish_backward(const __grid_constant__ StepArgs a) {
     if (!u.has(k) || !p.grad_initial[k].data) continue;
     C grad = *u.of<C>(a.carry[k], k);
     if (k == 0 && u.row < a.product_rows &&
-        !p.starts_over(Schedule::after(a.direction, a.t), u.row)) {
+        !p.starts_over(a.direction, Schedule::after(a.direction, a.t), u.row)) {
       grad += static_cast<const C*>(a.product[0])[u.row * p.output_size + u.unit];
     }
     *u.of<T>(p.grad_initial[k]) = T(grad);

@@ -92,7 +92,7 @@ __global__ void step_forward(const __grid_constant__ StepArgs a) {
     T* to = static_cast<T*>(a.operand[Unit::kLayoutOfPhase.first_operand + q]);
     store_units(to + u.row * size + u.unit, out.operand[q], u);
   }
-  const bool starts_over = p.starts_over(Schedule::after(a.direction, a.t), u.row);
+  const bool starts_over = p.starts_over(a.direction, Schedule::after(a.direction, a.t), u.row);
   for (int k = 0; k < Unit::kStates; ++k) {
     if (!contains(Unit::kWrites, k)) continue;
     if (starts_over) states[k] = {};
@@ -125,12 +125,12 @@ __global__ void step_backward(const __grid_constant__ StepArgs a) {
     grad[k] = load_pack<N>(carry_at<Cell, T>(a, u, k), u.valid, u.whole);
   }
   if (Unit::kWritesH && u.row < a.product_rows &&
-      !p.starts_over(Schedule::after(a.direction, a.t), u.row)) {
+      !p.starts_over(a.direction, Schedule::after(a.direction, a.t), u.row)) {
     const C* product = static_cast<const C*>(a.product[0]) + u.row * size + u.unit;
     add(grad[0], load_sums<T>(product, u));
   }
   if (row.is_active(a.t)) {
-    const bool reset = starts_over(p, step, row);
+    const bool reset = starts_over(p, a.direction, step, row);
     const auto in = Unit::load(p, step, previous, row, reset, u);
     typename Unit::OwnWeights weights;
     load_own_weights<T>(p, u, Unit::kWeights, weights);
