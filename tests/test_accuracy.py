@@ -5,13 +5,13 @@ Those that it has are compared with torch.nn itself, in test_parity.py.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from cases import CELLS, TORCH_CELLS, errors
-from test_sequences import results
+from test_sequences import results, scan
 from torch import Tensor
 
 from fastrnn import ops, reference
@@ -77,7 +77,6 @@ def expected(*key: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return results(reference.scan, exact(given)), results(reference.scan, given)
 
 
-SCAN = partial(ops.scan, all_states=True)
 OPTIONS = [(), ("bidirectional", "ragged")]
 options = pytest.mark.parametrize("options", OPTIONS, ids=["plain", "both ways, ragged"])
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=["T{}B{}I{}H{}".format(*s) for s in SHAPES])
@@ -88,7 +87,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=["T{}B{}I{}H{}".format(*s)
 @options
 def test_float64_equals_the_reference(form: tuple, shape: tuple, options: tuple, isa: str) -> None:
     key = (form, shape, torch.float64, options, 0)
-    found = results(SCAN, arguments(*key))
+    found = results(scan, arguments(*key))
     for name, t in expected(*key)[0].items():
         torch.testing.assert_close(found[name], t, rtol=1e-11, atol=1e-12, msg=name)
 
@@ -104,7 +103,7 @@ def test_as_accurate_as_the_reference(
     draws = range(min(30, 1 + 400 // (steps * batch * size)))
     keys = [(form, shape, dtype, options, seed) for seed in draws]
     truth, theirs = zip(*(expected(*key) for key in keys))
-    ours = errors([results(SCAN, arguments(*key)) for key in keys], list(truth))
+    ours = errors([results(scan, arguments(*key)) for key in keys], list(truth))
     theirs, rounding = errors(list(theirs), list(truth)), torch.finfo(dtype).eps / 2
     worse = {
         name: f"{ours[name]:.2e} > 1.5 * {theirs[name]:.2e}"

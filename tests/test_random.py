@@ -18,10 +18,10 @@ from cases import (
 from conftest import ISAS
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from test_sequences import arguments, results
+from test_sequences import arguments, results, scan
 
 import fastrnn
-from fastrnn import ops, reference
+from fastrnn import reference
 
 # The same draws each time; a failure is shown as it was found, for to shrink it takes minutes.
 drawn = settings(
@@ -112,4 +112,4 @@ def test_sequences_equal_the_reference(args: dict[str, Any]) -> None:
     for isa in ISAS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FASTRNN_ISA", isa)
-            assert_equal(results(ops.scan, args), expected)
+            assert_equal(results(scan, args), expected)

@@ -250,7 +250,7 @@ struct ForwardProduct {
         gates(gates),
         units(units),
         values(random_buffer<Weight>(gates * units * depth)),
-        weights(values.get(), nullptr, gates, units, depth,
+        weights({.weight = values.get(), .gates = gates, .units = units, .depth = depth},
                 rows <= kFewRows ? kShortBlock : kDepthBlock, packs ? rows : 0),
         group(std::lcm(gates, weights.vectors()) / gates),
         a_stride(padded(depth)),
@@ -260,9 +260,9 @@ struct ForwardProduct {
   }
   void pack() { weights.pack(0, weights.parts()); }
   void multiply() {
+    const auto prepared = weights.prepare(rows, a.get(), a_stride, nullptr);
     for (int64_t block = 0; block * W < units; block += group) {
-      weights.multiply(rows, a.get(), a_stride, block * gates, group * gates, out.get(),
-                       gates * group * W);
+      weights.multiply(rows, prepared, block * gates, group * gates, out.get(), gates * group * W);
     }
   }
 
