@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import torch
@@ -22,11 +23,13 @@ def start(folder: Path) -> Program:
     sources = [*ROOT.glob("csrc/**/*.h"), ROOT / "tests/calls.h", *compiled]
     text = b"".join(source.read_bytes() for source in sorted(sources))
     program = folder / hashlib.sha256(" ".join(command).encode() + text).hexdigest()[:16]
-    if not program.exists():
-        for old in folder.iterdir():
-            old.unlink()
-        subprocess.run([*command, "-o", f"{program}.new"], check=True)
-        Path(f"{program}.new").rename(program)
+    with open(folder / "lock", "w") as lock:
+        flock(lock, LOCK_EX)  # tests that run side by side want the same program
+        if not program.exists():
+            for old in set(folder.iterdir()) - {folder / "lock"}:
+                old.unlink()
+            subprocess.run([*command, "-o", f"{program}.new"], check=True)
+            Path(f"{program}.new").rename(program)
     return Program([*EMULATOR, str(program)])
 
 
