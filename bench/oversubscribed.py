@@ -14,25 +14,15 @@ import sys
 from statistics import median
 from time import perf_counter
 
-# torch is imported by the children alone, which start anew for every figure.
-SHAPES = (
-    "100,1,64,64",
-    "100,1,256,256",
-    "100,1,1024,1024",
-    "100,16,128,128",
-    "100,32,256,256",
-    "100,64,512,512",
-    "28,128,28,128",
-)
+import torch
+
+from fastrnn.compare import PROVIDERS, SHAPES, Run, Shape
+
 SECONDS, ROUNDS = 1.5, 3
 
 
 def work(provider: str, cell: str, shape: str, training: bool, one_cpu: bool) -> None:
     """Calls for a while when told to by a line; prints how many calls there were in a second."""
-    import torch
-
-    from fastrnn.compare import PROVIDERS, Run, Shape
-
     steps, batch, inputs, hidden = Shape.parse(shape)
     grad_y = torch.randn(steps, batch, hidden) if training else None
     run = Run(PROVIDERS[provider](cell, inputs, hidden), torch.randn(steps, batch, inputs), grad_y)
@@ -65,7 +55,7 @@ def rate(processes: int, *arguments: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("shapes", nargs="*", default=SHAPES, help="T,B,I,H")
+    parser.add_argument("shapes", nargs="*", default=[*map(str, SHAPES)], help="T,B,I,H")
     parser.add_argument("--cell", default="lstm", choices=("lstm", "gru", "rnn"))
     parser.add_argument("--provider", default="fastrnn", choices=("fastrnn", "torch.nn"))
     parser.add_argument("--training", action="store_true")

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad
 
 from . import functional, modules, ops
-from .variants import UNREADABLE
+from .variants import UNREADABLE, tensor_of, text_in
 
 __all__ = ["Quantized", "dequantize", "pack", "quantize_", "quantize_rows", "unpack"]
 
@@ -231,8 +230,7 @@ class Quantized(modules._Layers[Any]):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         nn.Module._save_to_state_dict(self, destination, prefix, keep_vars)
-        text = torch.tensor(list(self._description().encode()), dtype=torch.uint8, device="cpu")
-        destination[f"{prefix}_extra_state"] = text
+        destination[f"{prefix}_extra_state"] = tensor_of(self._description())
 
     def _load_from_state_dict(
         self,
@@ -246,7 +244,7 @@ class Quantized(modules._Layers[Any]):
     ) -> None:
         key = f"{prefix}_extra_state"
         concerned = key in state_dict or any(prefix + name in state_dict for name in self._buffers)
-        found, own = _text_in(state_dict.get(key)), self._description()
+        found, own = text_in(state_dict.get(key)), self._description()
         if concerned and found not in (own, UNREADABLE):
             error_msgs.append(
                 f"{prefix.removesuffix('.') or 'The module'} is '{own}', and the state_dict has "
@@ -258,12 +256,3 @@ class Quantized(modules._Layers[Any]):
         nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
         if key in unexpected_keys:
             unexpected_keys.remove(key)
-
-
-def _text_in(state: Any) -> str | None:
-    """What _description wrote."""
-    if not isinstance(state, Tensor) or state.dtype != torch.uint8:
-        return None
-    if state.is_meta or isinstance(state, FakeTensor):
-        return UNREADABLE
-    return bytes(state.flatten().tolist()).decode(errors="replace")

@@ -95,9 +95,8 @@ class Variant(nn.Module):
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._own_name():  # as a tensor: many formats and tools know nothing else
-            name = torch.tensor(list(self._cell.encode()), dtype=torch.uint8, device="cpu")
-            destination[f"{prefix}_extra_state"] = name
+        if self._own_name():
+            destination[f"{prefix}_extra_state"] = tensor_of(self._cell)
 
     def _load_from_state_dict(
         self,
@@ -131,15 +130,25 @@ class Variant(nn.Module):
 UNREADABLE = "?"
 
 
-def _name_in(state: Any) -> str | None:
-    """The cell that an extra state of ours names, if it is one. Its numbers are of another type
-    where someone averaged or cast all of a state_dict."""
+def tensor_of(text: str) -> Tensor:
+    """An extra state: many formats and tools know nothing but tensors."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+
+def text_in(state: Any) -> str | None:
+    """What tensor_of was given. The numbers are of another type where someone averaged or cast all
+    of a state_dict."""
     if not isinstance(state, Tensor):
         return None
     if state.is_meta or isinstance(state, FakeTensor):
         return UNREADABLE
-    name = bytes(state.round().to(torch.uint8).flatten().tolist()).decode(errors="replace")
-    return name if name in ops.CELLS else None
+    return bytes(state.round().to(torch.uint8).flatten().tolist()).decode(errors="replace")
+
+
+def _name_in(state: Any) -> str | None:
+    """The cell that an extra state of ours names, if it is one."""
+    name = text_in(state)
+    return name if name == UNREADABLE or name in ops.CELLS else None
 
 
 def take_arguments(module: nn.Module, other: nn.Module) -> None:

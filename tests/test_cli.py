@@ -46,6 +46,16 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("cpus", ["two", "0", "-1", "2.5"])
+def test_cpus_that_are_no_number(
+    cpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTRNN_CPUS", cpus)
+    done = call(tmp_path, "info")
+    assert done.returncode == 1
+    assert f"FASTRNN_CPUS must be a number from 1 on, got '{cpus}'" in done.stderr
+
+
 def test_demo(tmp_path: Path) -> None:
     done = call(tmp_path, "demo", "--steps", "3")
     assert done.returncode == 0, done.stderr

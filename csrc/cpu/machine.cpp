@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <limits>
+#include <stdexcept>
 #include <string>
 
 namespace fastrnn::cpu {
@@ -82,7 +83,14 @@ int usable_cpus() {
 int forced_cpus() {
   static const int cpus = [] {
     const char* text = std::getenv("FASTRNN_CPUS");
-    return text ? std::max(0, std::atoi(text)) : 0;
+    if (!text || !*text) return 0;
+    char* end = nullptr;
+    const long given = std::strtol(text, &end, 10);
+    if (*end || given < 1 || given > std::numeric_limits<int>::max()) {
+      throw std::runtime_error(std::string("FASTRNN_CPUS must be a number from 1 on, got '") +
+                               text + "'");
+    }
+    return int(given);
   }();
   return cpus;
 }

@@ -10,7 +10,8 @@ namespace fastrnn::cpu {
 int usable_cpus();
 
 // FASTRNN_CPUS, as it was at the first call: as many threads as torch has are used up to this
-// number, whatever the machine has and however busy it is. 0 if it is not set.
+// number, whatever the machine has and however busy it is. 0 if it is not set. Throws
+// std::runtime_error if it is no number from 1 on.
 int forced_cpus();
 
 // The bytes of a core's second-level cache, or 512 KB where the system does not say.
