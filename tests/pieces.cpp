@@ -440,8 +440,7 @@ int64_t state_offset(int64_t direction_stride, int64_t row_stride, int direction
 }
 
 int64_t panel_offset(int64_t depth, int64_t columns, int vectors, int64_t column) {
-  using V = Vec<float, 32>;
-  Panels<float, float, V::kSize> panels;
+  Panels<Avx2, float> panels;
   panels.depth = depth, panels.columns = columns, panels.vectors = vectors;
   return panels.offset(column);
 }

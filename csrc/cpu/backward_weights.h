@@ -94,7 +94,7 @@ class BackwardWeights {
   const T* weight_ = nullptr;
   int64_t units_ = 0, depth_ = 0;
   int64_t in_place_ = 0;  // columns, in vectors, that are not packed
-  Panels<F, Narrow<Arch, T>, W> panels_;
+  Panels<Arch, T> panels_;
   Buffer<C> zeros_;
 };
 

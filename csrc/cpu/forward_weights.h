@@ -112,7 +112,7 @@ class ForwardWeights {
   const T* bias_source_ = nullptr;
   int gates_ = 1;
   int64_t units_ = 0, blocks_ = 0, depth_ = 0, depth_block_ = kDepthBlock;
-  Panels<F, Narrow<Arch, T>, W> panels_;
+  Panels<Arch, T> panels_;
   Buffer<C> bias_;
 };
 

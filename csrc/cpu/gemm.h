@@ -248,8 +248,12 @@ bool stay_narrow(int64_t rows, int64_t elements) {
 
 // Columns, counted in vectors of W, in panels of `vectors`, each [depth][vectors][W] elements: the
 // factors F, or the narrower elements B.
-template <class F, class B, int W>
+template <class Arch, class T>
 struct Panels {
+  using F = Factor<Arch, T>;
+  using B = Narrow<Arch, T>;
+  static constexpr int W = Vec<Compute<T>, Arch::kBytes>::kSize;
+
   int64_t depth = 0;
   int64_t columns = 0;  // a multiple of vectors
   int vectors = 1;
