@@ -497,12 +497,15 @@ std::pair<std::vector<int64_t>, int64_t> run_team(int64_t shares, int64_t stages
 }
 
 // The threads that a crowded caller takes of `threads`, before and after it lost `lost` of `all`
-// microseconds in each of `calls` calls.
-std::vector<int64_t> crowd(int threads, int64_t lost, int64_t all, int64_t calls) {
+// microseconds in each of the parts of each of `calls` calls.
+std::vector<int64_t> crowd(int threads, std::vector<int64_t> lost, std::vector<int64_t> all,
+                           int64_t calls) {
   Crowd crowd;
   std::vector<int64_t> taken{crowd.threads(threads)};
   for (int64_t i = 0; i < calls; ++i) {
-    crowd.note(std::chrono::microseconds(lost), std::chrono::microseconds(all));
+    for (size_t part = 0; part < lost.size(); ++part) {
+      crowd.note(std::chrono::microseconds(lost[part]), std::chrono::microseconds(all[part]));
+    }
     taken.push_back(crowd.threads(threads));
   }
   return taken;

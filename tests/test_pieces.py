@@ -240,10 +240,13 @@ def test_a_team_does_every_share_once_whoever_comes(
 
 
 def test_threads_are_halved_while_most_of_the_time_is_lost(pieces: Program) -> None:
-    assert pieces.crowd(8, 5000, 6000, 4).tolist() == [8, 4, 2, 1, 1]
-    assert pieces.crowd(8, 5000, 11000, 2).tolist() == [8, 8, 8]  # less than half of the time
-    assert pieces.crowd(8, 400, 500, 2).tolist() == [8, 8, 8]  # less than half a millisecond
-    assert pieces.crowd(1, 5000, 6000, 2).tolist() == [1, 1, 1]
+    assert pieces.crowd(8, [5000], [6000], 4).tolist() == [8, 4, 2, 1, 1]
+    assert pieces.crowd(8, [5000], [11000], 2).tolist() == [8, 8, 8]  # less than half of the time
+    assert pieces.crowd(8, [1900], [2000], 2).tolist() == [8, 8, 8]  # as late as a sleeper is
+    # A call is judged as a whole: a thread that woke up late for its first part did run.
+    assert pieces.crowd(8, [2500, 0], [3000, 9000], 2).tolist() == [8, 8, 8]
+    assert pieces.crowd(8, [1500, 1500], [2000, 2000], 2).tolist() == [8, 4, 2]
+    assert pieces.crowd(1, [5000], [6000], 2).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3, 7])

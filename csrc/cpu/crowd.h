@@ -17,15 +17,29 @@ class Crowd {
 
   static Crowd& of_this_thread();
 
-  // How many of `wanted` threads the next call takes.
+  // How many of `wanted` threads the call that begins here takes.
   int threads(int wanted) {
+    judge(std::exchange(lost_, {}), std::exchange(all_, {}));
     if (halvings_ == 0 || wanted == 1) return wanted;
     if (Clock::now() >= until_) --halvings_, until_ = Clock::now() + while_;
     return std::max(1, wanted >> halvings_);
   }
 
-  // The caller waited for others for `lost` of the time that a call took.
-  void note(Clock::duration lost, Clock::duration all) {
+  // The caller waited for others for `lost` of the time that a part of the call took.
+  void note(Clock::duration lost, Clock::duration all) { lost_ += lost, all_ += all; }
+
+  // The caller slept for so long in a call, because others did not run.
+  void add_sleep(Clock::duration slept) { slept_ += slept; }
+  Clock::duration take_sleep() { return std::exchange(slept_, {}); }
+
+ private:
+  // A thread that slept between two calls is up to 1.7 ms late for the second one. One whose
+  // processor has been taken away is late by the scheduler's slice, which is 3 ms and more.
+  static constexpr std::chrono::milliseconds kLeast{2};
+  static constexpr std::chrono::milliseconds kShortest{50}, kLongest{2000};
+
+  // Of the call before.
+  void judge(Clock::duration lost, Clock::duration all) {
     if (lost < kLeast || 2 * lost < all) return;
     const Clock::time_point now = Clock::now();
     const bool again = now < until_ + while_;
@@ -34,14 +48,7 @@ class Crowd {
     until_ = now + while_;
   }
 
-  // The caller slept for so long in a call, because others did not run.
-  void add_sleep(Clock::duration slept) { slept_ += slept; }
-  Clock::duration take_sleep() { return std::exchange(slept_, {}); }
-
- private:
-  static constexpr std::chrono::microseconds kLeast{500};
-  static constexpr std::chrono::milliseconds kShortest{50}, kLongest{2000};
-
+  Clock::duration lost_{}, all_{};
   int halvings_ = 0;
   Clock::duration while_ = kShortest, slept_{};
   Clock::time_point until_{};
