@@ -48,6 +48,7 @@ def _unsqueezed(tensors: Sequence[Tensor], dim: int) -> list[Tensor]:
 Pair = tuple[Tensor, Tensor]
 # What hx is: a tensor, or the pair (h, c).
 States = TypeVar("States", Tensor, Pair)
+_T = TypeVar("_T")
 
 _ZEROS: Literal["zeros"] = "zeros"
 
@@ -182,7 +183,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         padded = lengths is None and resets is None and reset_to is _ZEROS and not return_states
         if (
             padded
-            and self.num_layers == 1
+            and not (self.dropout and self.training)
             and ops.is_plain(input)
             and input.dim() == 3
             and input.shape[-1] == self.input_size
@@ -190,7 +191,8 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
             try:
                 count = self._states
                 states = () if hx is None else (hx,) if count == 1 else _pair(hx)
-                out = self._run(input, states)
+                run = self._run if self.num_layers == 1 else self._run_layers
+                out = run(input, states)
                 return out[0], out[1] if count == 1 else (out[1], out[2])
             except variants.REFUSED:
                 pass  # what follows says why, as torch.nn does
@@ -208,11 +210,29 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
             return self._jagged(input, hx, **how)
         return self._padded(input, hx, lengths=lengths, **how)
 
-    def _run(self, x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
-        """ops.run of the module's weights, where it has one layer."""
+    def _run(self, x: Tensor, states: Sequence[Tensor], layer: int = 0) -> Sequence[Tensor]:
+        """ops.run of a layer's weights."""
         parameters = self._parameters
-        weights = [parameters[name] for name in self._flat_weights_names]
+        weights = [parameters[name] for name in self._of_layer(self._flat_weights_names, layer)]
         return ops.run(self._cell, x, states, weights, self.bidirectional, self.batch_first)
+
+    def _run_layers(self, x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What _run returns, of all layers without dropout between them."""
+        each = [s.split(2 if self.bidirectional else 1) for s in states]
+        if any(len(s) != self.num_layers for s in each):
+            raise RuntimeError("there are other layers' states")
+        ends = []
+        for layer in range(self.num_layers):
+            x, *last = self._run(x, [s[layer] for s in each], layer)
+            ends.append(last[: self._states])
+        return x, *map(torch.cat, zip(*ends, strict=True))
+
+    def _of_layer(self, flat: list[_T], layer: int) -> list[_T]:
+        """What belongs to it, in a list of what belongs to all of them."""
+        if self.num_layers == 1:
+            return flat
+        count = len(flat) // self.num_layers
+        return flat[layer * count : (layer + 1) * count]
 
     def _stack(self, x: Tensor, states: Sequence[Tensor], **how: Any) -> tuple[Any, ...]:
         """functional.stack of the module's weights."""
@@ -321,8 +341,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         return variants.named_weights(self, self._flat_weights_names), []
 
     def _by_layer(self, flat: list[Tensor]) -> list[list[Tensor]]:
-        count = len(flat) // self.num_layers
-        return [flat[i : i + count] for i in range(0, len(flat), count)] if flat else []
+        return [self._of_layer(flat, i) for i in range(self.num_layers)] if flat else []
 
     def _check_call(self, x: Tensor, weight: Tensor) -> None:
         variants.check_dtype(x, weight, ValueError)

@@ -177,10 +177,10 @@ class Quantized(modules._Layers[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("a Quantized layer is made by fastrnn.quantize_")
 
-    def _run(self, x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _run(self, x: Tensor, states: Sequence[Tensor], layer: int = 0) -> Sequence[Tensor]:
         self._check_mode()
-        how = (self.bidirectional, self.batch_first)
-        return ops.run_int8(self._cell, x, states, *self._weights(), *how)
+        own = (self._of_layer(flat, layer) for flat in self._weights())
+        return ops.run_int8(self._cell, x, states, *own, self.bidirectional, self.batch_first)
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
         buffers = self._buffers

@@ -83,22 +83,22 @@ class ForwardWeights {
                 int64_t c_stride) const {
     const auto [factor, stride] = a;
     const int64_t end = std::min(column + count, panels_.columns);
+    if (!panels_) {
+      auto at = [&](int64_t j) {
+        return Column<T>{weight_ + first_row(column + j) * depth_, live_units(column + j)};
+      };
+      return multiply_transposed<Arch, T>(rows, depth_, depth_block_, factor, stride, at,
+                                          end - column, depth_, bias_.get() + column * W, c,
+                                          c_stride);
+    }
     for (; column < end; column += panels_.vectors, c += panels_.stride()) {
-      if (panels_) {
-        panels_.visit([&, factor = factor, stride = stride](auto* data) {
-          const auto* const b = data + panels_.offset(column);
-          const auto* const next = panels_.ahead(b + panels_.depth * panels_.stride());
-          fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride, b,
-                                       panels_.stride(), panels_.vectors, next,
-                                       bias_.get() + column * W, 0, c, c_stride);
-        });
-      } else {
-        for (int g = 0; g < gates_; ++g) {
-          multiply_transposed<Arch>(
-              rows, depth_, depth_block_, factor, stride, weight_ + first_row(column + g) * depth_,
-              depth_, live_units(column + g), bias_.get() + (column + g) * W, c + g * W, c_stride);
-        }
-      }
+      panels_.visit([&, factor = factor, stride = stride](auto* data) {
+        const auto* const b = data + panels_.offset(column);
+        const auto* const next = panels_.ahead(b + panels_.depth * panels_.stride());
+        fastrnn::cpu::multiply<Arch>(rows, panels_.depth, depth_block_, factor, stride, b,
+                                     panels_.stride(), panels_.vectors, next,
+                                     bias_.get() + column * W, 0, c, c_stride);
+      });
     }
   }
 

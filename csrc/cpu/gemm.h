@@ -299,9 +299,9 @@ struct Panels {
 template <class T>
 using SquareElement = std::conditional_t<sizeof(T) == 2, Pair, T>;
 
-template <class Arch, class T>
+template <class Arch, class T, class Count>
 FRNN_INLINE void load_square(
-    const T* rows, int64_t row_stride, int count, int values,
+    const T* rows, int64_t row_stride, Count count, int values,
     Vec<SquareElement<T>, Arch::kBytes> (&square)[Arch::kBytes / sizeof(SquareElement<T>)]) {
   using V = Vec<SquareElement<T>, Arch::kBytes>;
 #pragma GCC unroll 16
@@ -361,25 +361,37 @@ void pack_columns(Row row, int64_t column, int64_t count, int64_t depth, B* out,
 
 // ---- B as PyTorch keeps it ----------------------------------------------------------------------
 
-// c = init + a b^T for kRows rows of a and `count` rows of b of type T: one vector of columns, of
-// which squares are transposed in registers. The sums have the order of the tiles'.
-template <class Arch, class F, class T, int kRows>
+// The rows of b that are one vector of columns.
+template <class T>
+struct Column {
+  const T* rows;
+  int count;
+};
+
+// c = init + a b^T for kRows rows of a and kColumns columns, of which squares are transposed in
+// registers. The sums have the order of the tiles'. Each waits for itself, four cycles for each of
+// its products, so a tile of few rows takes several columns in turns.
+template <class Arch, class F, class T, int kRows, int kColumns>
 __attribute__((noinline)) void transposed_tile(int64_t depth, int64_t depth_block, const F* a,
-                                               int64_t a_stride, const T* b, int64_t b_stride,
-                                               int count, const Compute<F>* init, Compute<F>* c,
-                                               int64_t c_stride) {
+                                               int64_t a_stride, const Column<T>* b,
+                                               int64_t b_stride, const Compute<F>* init,
+                                               Compute<F>* c, int64_t c_stride) {
   using V = Vec<Compute<F>, Arch::kBytes>;
   using Square = Vec<SquareElement<T>, Arch::kBytes>;
   constexpr int W = V::kSize, kEach = sizeof(SquareElement<T>) / sizeof(T);
   constexpr int kPerVector = W * kEach;
+  const bool whole = std::all_of(b, b + kColumns, [](auto& column) { return column.count == W; });
   int64_t k = 0, init_stride = 0;
   do {
     const int64_t end = std::min(depth, k + depth_block * kSpan<F>);
-    V sum[kRows];
+    V sum[kColumns][kRows];
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) sum[m] = V(Compute<F>(0));
+      for (int m = 0; m < kRows; ++m) sum[j][m] = V(Compute<F>(0));
+    }
     // Column k of the weights, and of a.
-    auto add = [&](int64_t k, auto column) __attribute__((always_inline)) {
+    auto add = [&](V(&sum)[kRows], int64_t k, auto column) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (int m = 0; m < kRows; ++m) {
         F x;
@@ -387,48 +399,87 @@ __attribute__((noinline)) void transposed_tile(int64_t depth, int64_t depth_bloc
         sum[m] = multiply_add(sum[m], decltype(column)(x), column);
       }
     };
-    auto add_square = [&](int values) __attribute__((always_inline)) {
+    auto add_square = [&](int j, auto count, int values) __attribute__((always_inline)) {
       Square square[W];
-      load_square<Arch>(b + k, b_stride, count, values, square);
+      load_square<Arch>(b[j].rows + k, b_stride, count, values, square);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) {
         if (i * kEach >= values) break;
         if constexpr (kEach == kSpan<F>) {
-          add(k + i * kEach, square[i]);
+          add(sum[j], k + i * kEach, square[i]);
         } else {
           V first, second;
           split<T>(square[i], first, second);
-          add(k + 2 * i, first);
-          if (2 * i + 1 < values) add(k + 2 * i + 1, second);
+          add(sum[j], k + 2 * i, first);
+          if (2 * i + 1 < values) add(sum[j], k + 2 * i + 1, second);
         }
       }
     };
-    for (; k + kPerVector <= end; k += kPerVector) add_square(kPerVector);
-    if (k < end) add_square(int(end - k)), k = end;
+    if (whole) {
+      for (; k + kPerVector <= end; k += kPerVector) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kColumns; ++j) {
+          add_square(j, std::integral_constant<int, W>(), kPerVector);
+        }
+      }
+    }
+    for (; k < end; k += kPerVector) {
+      const int values = int(std::min<int64_t>(kPerVector, end - k));
+      for (int j = 0; j < kColumns; ++j) add_square(j, b[j].count, values);
+    }
+    k = end;
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
-      store(c + m * c_stride, load<V>(init + m * init_stride) + sum[m]);
+      for (int m = 0; m < kRows; ++m) {
+        Compute<F>* const to = c + m * c_stride + j * W;
+        store(to, load<V>(init + m * init_stride + j * W) + sum[j][m]);
+      }
     }
     init = c, init_stride = c_stride;
   } while (k < depth);
 }
 
-// The same for any rows: worth it where b is used for a few rows only.
-template <class Arch, class F, class T>
+// The same for any rows, and `count` columns, of which at(j) is the j-th: worth it where b is used
+// for a few rows only.
+template <class Arch, class T, class F, class At>
 void multiply_transposed(int64_t rows, int64_t depth, int64_t depth_block, const F* a,
-                         int64_t a_stride, const T* b, int64_t b_stride, int count,
+                         int64_t a_stride, At at, int64_t count, int64_t b_stride,
                          const Compute<F>* init, Compute<F>* c, int64_t c_stride) {
-  auto of = [&]<int... i>(std::integer_sequence<int, i...>) {
-    static constexpr decltype(&transposed_tile<Arch, F, T, 1>) kTiles[] = {
-        transposed_tile<Arch, F, T, i + 1>...};
+  constexpr int W = Vec<Compute<F>, Arch::kBytes>::kSize, kMost = 4;
+  Column<T> columns[kMost];
+  auto tiles = [&]<int kRows, int... i>(std::integral_constant<int, kRows>,
+                                        std::integer_sequence<int, i...>) {
+    using Tile = decltype(&transposed_tile<Arch, F, T, 1, 1>);
+    static constexpr Tile kTiles[] = {transposed_tile<Arch, F, T, kRows, i + 1>...};
+    static constexpr int64_t kAtOnce = sizeof...(i);
+    for (int64_t j = 0, now; j < count; j += now) {
+      now = std::min(kAtOnce, count - j);
+      for (int n = 0; n < now; ++n) columns[n] = at(j + n);
+      kTiles[now - 1](depth, depth_block, a, a_stride, columns, b_stride, init + j * W, c + j * W,
+                      c_stride);
+    }
+  };
+  if (rows == 1) {
+    return tiles(std::integral_constant<int, 1>(), std::make_integer_sequence<int, kMost>());
+  }
+  if (rows == 2) {
+    return tiles(std::integral_constant<int, 2>(), std::make_integer_sequence<int, kMost / 2>());
+  }
+  auto heights = []<int... i>(std::integer_sequence<int, i...>) {
+    static constexpr decltype(&transposed_tile<Arch, F, T, 1, 1>) kTiles[] = {
+        transposed_tile<Arch, F, T, i + 1, 1>...};
     return kTiles;
   };
-  constexpr int kMost = 8;
-  const auto* const tiles = of(std::make_integer_sequence<int, kMost>{});
-  for (int64_t row = 0, height; row < rows; row += height) {
-    height = even_height(rows - row, kMost);
-    tiles[height - 1](depth, depth_block, a + row * a_stride, a_stride, b, b_stride, count, init,
-                      c + row * c_stride, c_stride);
+  constexpr int kHighest = 8;
+  const auto* const of_height = heights(std::make_integer_sequence<int, kHighest>());
+  for (int64_t j = 0; j < count; ++j) {
+    columns[0] = at(j);
+    for (int64_t row = 0, height; row < rows; row += height) {
+      height = even_height(rows - row, kHighest);
+      of_height[height - 1](depth, depth_block, a + row * a_stride, a_stride, columns, b_stride,
+                            init + j * W, c + row * c_stride + j * W, c_stride);
+    }
   }
 }
 
