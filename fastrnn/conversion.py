@@ -175,10 +175,11 @@ def patched() -> Iterator[None]:
 
 def _obstacle(module: nn.Module) -> str:
     """Why convert leaves a module; nothing if it takes it."""
-    bound = _bound_to_its_class(module)
-    if bound or not _is_variant(module):
-        return bound or _no_kernels(module)
-    return "torch.nn has no such layer"
+    if bound := _bound_to_its_class(module):
+        return bound
+    if _is_variant(module):
+        return "torch.nn has no such layer"
+    return _no_kernels(module) or _unknown_tensors(module)
 
 
 def _bound_to_its_class(module: nn.Module) -> str:
@@ -216,6 +217,12 @@ def _no_kernels(module: nn.Module) -> str:
             return why
         if weight.dtype not in functional.DTYPES:
             return f"fastrnn has no kernels for {weight.dtype}"
+    return ""
+
+
+def _unknown_tensors(module: nn.Module) -> str:
+    """Which class of tensors, that may know nothing of fastrnn's ops, its weights are of."""
+    for weight in module.parameters(recurse=False):
         if type(weight) not in (nn.Parameter, FakeTensor):
             return f"its weights are tensors of the class {type(weight).__name__}"
     return ""
