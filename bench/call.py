@@ -22,8 +22,8 @@ from torch.autograd import Function
 from torch.utils.cpp_extension import load
 
 import fastrnn
-from fastrnn.compare import NAMES, STEPS
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import NAMES, STEPS
+from fastrnn._commands.machine import Machine
 
 SIZE = 64
 ROUNDS, BLOCK_SECONDS = 15, 0.01

@@ -14,8 +14,8 @@ from statistics import median
 
 import torch
 
-from fastrnn.compare import MODULES, PASSES, Case, Run, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import MODULES, PASSES, Case, Run, Shape
+from fastrnn._commands.machine import Machine
 
 SHAPES = "100,32,256,256", "100,64,512,512"
 ROUNDS = 15

@@ -11,9 +11,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from fastrnn.compare import NAMES, PASSES, STEPS, Result
-from fastrnn.machine import Machine
-from fastrnn.report import by_shape, means
+from fastrnn._commands.compare import NAMES, PASSES, STEPS, Result
+from fastrnn._commands.machine import Machine
+from fastrnn._commands.report import by_shape, means
 
 # Okabe and Ito's, told apart by every kind of sight, and in grey.
 COLORS = {"lstm": "#0072b2", "gru": "#e69f00", "rnn": "#009e73"}

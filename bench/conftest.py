@@ -18,8 +18,8 @@ import random_shapes
 import torch
 from chart import draw
 
-from fastrnn import report
-from fastrnn.compare import (
+from fastrnn._commands import report
+from fastrnn._commands.compare import (
     EQUATIONS_ROUNDS,
     GATES,
     MODULES,
@@ -32,7 +32,7 @@ from fastrnn.compare import (
     Result,
     Shape,
 )
-from fastrnn.machine import Machine
+from fastrnn._commands.machine import Machine
 
 FOLDER = Path(__file__).parent / "results"
 MACHINE = pytest.StashKey[Machine]()

@@ -20,7 +20,7 @@ def growth(provider: str, cell: str, shape: str) -> float:
     """MiB between what is resident before a training step and the peak within it."""
     import torch
 
-    from fastrnn.compare import PROVIDERS, Run, Shape
+    from fastrnn._commands.compare import PROVIDERS, Run, Shape
 
     def prepared(steps: int, batch: int, inputs: int, hidden: int) -> Run:
         x, grad_y = torch.randn(steps, batch, inputs), torch.randn(steps, batch, hidden)

@@ -16,7 +16,7 @@ from time import perf_counter
 
 import torch
 
-from fastrnn.compare import PROVIDERS, SHAPES, Run, Shape
+from fastrnn._commands.compare import PROVIDERS, SHAPES, Run, Shape
 
 SECONDS, ROUNDS = 1.5, 3
 

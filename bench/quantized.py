@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.compare import NAMES, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import NAMES, Shape
+from fastrnn._commands.machine import Machine
 
 ROUNDS, TURN_SECONDS = 7, 0.08
 REST_SECONDS = 0.05  # the threads of each provider spin for a while after a call

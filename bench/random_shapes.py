@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from statistics import geometric_mean
 
-from fastrnn.compare import (
+from fastrnn._commands.compare import (
     BLOCK_SECONDS,
     NAMES,
     OURS,
@@ -26,8 +26,8 @@ from fastrnn.compare import (
     Result,
     Shape,
 )
-from fastrnn.machine import Machine
-from fastrnn.report import as_json, disturbance
+from fastrnn._commands.machine import Machine
+from fastrnn._commands.report import as_json, disturbance
 
 STEPS, BATCHES, SIZES = (20, 200), (1, 128), (16, 700)
 # Of a call of the most expensive case, an LSTM's training: a few tenths of a second on two cores.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random_shapes import Measured, measure
 
-from fastrnn.compare import Case
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import Case
+from fastrnn._commands.machine import Machine
 
 
 def test_random_shape(case: Case, machine: Machine, measured: list[Measured]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from fastrnn.compare import (
+from fastrnn._commands.compare import (
     BLOCK_SECONDS,
     EQUATIONS,
     EQUATIONS_ROUNDS,
@@ -16,7 +16,7 @@ from fastrnn.compare import (
     Comparison,
     Result,
 )
-from fastrnn.machine import Machine
+from fastrnn._commands.machine import Machine
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

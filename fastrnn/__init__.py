@@ -7,6 +7,7 @@ import pkgutil
 __path__ = pkgutil.extend_path(__path__, __name__)
 
 from . import functional
+from .conversion import convert, patched, report, revert
 from .modules import (
     GRU,
     LSTM,
@@ -37,6 +38,10 @@ __all__ = [
     "MUT2Cell",
     "MUT3Cell",
     "RNNCell",
+    "convert",
     "functional",
+    "patched",
     "quantize_",
+    "report",
+    "revert",
 ]

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import torch
 
-from . import GRU, __version__, bench, demo, info
-from .compare import GATES, SHAPES, TOLERANCES, Shape
+from . import GRU, __version__
+from ._commands import bench, demo, info
+from ._commands.compare import GATES, SHAPES, TOLERANCES, Shape
 
 T = TypeVar("T")
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}

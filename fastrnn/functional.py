@@ -13,6 +13,7 @@ from .reference import Inputs, Output
 
 __all__ = ["Output", "layer", "stack", "step"]
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INT8_INPUTS = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "meta") if ops.WHY_NO_CUDA else ("cpu", "cuda", "meta")
 
@@ -107,13 +108,20 @@ def _layer(
     return sequences.scan(inputs, scales, reset_to, all_states)
 
 
+def why_no_kernels(device: torch.device) -> str:
+    """Nothing where there are kernels for the device."""
+    if device.type in DEVICES:
+        return ""
+    reason = f" ({ops.WHY_NO_CUDA})" if device.type == "cuda" else ""
+    return (
+        f"fastrnn has no kernels for the device {device} in this build{reason}; it has them "
+        f"for {', '.join(DEVICES)}"
+    )
+
+
 def _check_device(x: Tensor) -> None:
-    if not x.is_cpu and x.device.type not in DEVICES:
-        reason = f" ({ops.WHY_NO_CUDA})" if x.is_cuda else ""
-        raise RuntimeError(
-            f"fastrnn has no kernels for the device {x.device} in this build{reason}; it has them "
-            f"for {', '.join(DEVICES)}"
-        )
+    if not x.is_cpu and (why := why_no_kernels(x.device)):
+        raise RuntimeError(why)
 
 
 def _check_int8(x: Tensor) -> None:

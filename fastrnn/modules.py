@@ -77,7 +77,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         sizes = (input_size, hidden_size, num_layers, bias)
         others = (batch_first, dropout, bidirectional, proj_size)
         if self._cell in variants.TORCH_CELLS:
-            super().__init__(self._mode, *sizes, *others, device, dtype)
+            nn.RNNBase.__init__(self, self._mode, *sizes, *others, device, dtype)
             return
         # torch.nn checks the arguments, in a layer that is thrown away.
         variants.take_arguments(self, nn.RNNBase("LSTM", *sizes, *others, "meta", dtype))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from . import functional, modules, ops
+from . import conversion, functional, modules, ops
 from .variants import UNREADABLE, tensor_of, text_in
 
 __all__ = ["Quantized", "dequantize", "pack", "quantize_", "quantize_rows", "unpack"]
@@ -114,6 +114,7 @@ def quantize_(model: nn.Module, dtype: torch.dtype = torch.int8) -> nn.Module:
 _LAYERS = (
     *(nn.LSTM, nn.GRU, nn.RNN),
     *(modules.LSTM, modules.GRU, modules.RNN, modules.MUT1, modules.MUT2, modules.MUT3),
+    *(conversion.LSTM, conversion.GRU, conversion.RNN),
 )
 
 

@@ -14,7 +14,7 @@ cd "$root"
 export CXX=$compiler CC=${compiler/++/}
 CFLAGS=-Werror python setup.py -q build_ext --build-lib "$build" --build-temp "$build/temp"
 python tests/symbols.py "$build/temp"
-cp fastrnn/*.py "$build/fastrnn/"
+cp -r fastrnn/*.py fastrnn/_commands "$build/fastrnn/"
 
 # The tests' path would find the repository's own build before this one.
 cd "$build"

@@ -22,7 +22,7 @@ flags="-O1 --param=asan-instrumentation-with-call-threshold=0 $flags"
 cd "$root"
 CFLAGS="$flags" LDFLAGS="$flags" \
   python setup.py -q build_ext --build-lib "$build" --build-temp "$build/temp"
-cp fastrnn/*.py "$build/fastrnn/"
+cp -r fastrnn/*.py fastrnn/_commands "$build/fastrnn/"
 
 # The sanitizers' libraries must come first, and before them nothing that throws. Python itself
 # does not free all it has at exit. A report goes to the process's stderr as it ends, so pytest may

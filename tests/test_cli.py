@@ -15,7 +15,7 @@ from torch import nn
 
 import fastrnn
 from fastrnn import ops
-from fastrnn.compare import (
+from fastrnn._commands.compare import (
     COMPILED,
     EQUATIONS,
     GATES,

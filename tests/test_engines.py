@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrnn.compare import GATES, OURS, PEER, Case, Comparison, MismatchError, Result, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import (
+    GATES,
+    OURS,
+    PEER,
+    Case,
+    Comparison,
+    MismatchError,
+    Result,
+    Shape,
+)
+from fastrnn._commands.machine import Machine
 
 pytest.importorskip("onnx")
 from bench.engines import engines, graphs, layers, report, stacks

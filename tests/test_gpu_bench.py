@@ -16,8 +16,8 @@ import torch
 from bench.gpu import __main__ as command
 from bench.gpu import checks, report, runs, times
 from fastrnn import functional, ops
-from fastrnn.compare import Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import Shape
+from fastrnn._commands.machine import Machine
 
 SHAPE = Shape(4, 5, 3, 6)
 MACHINE = Machine("GPU", "sm_90", 2, "bfloat16", "torch", "2026-11-21", 1.0, {})

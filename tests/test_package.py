@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn import functional, modules, ops, quantization, reference
+from fastrnn import conversion, functional, modules, ops, quantization, reference
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = [fastrnn, functional, modules, ops, quantization, reference]
+PUBLIC = [fastrnn, conversion, functional, modules, ops, quantization, reference]
 
 
 def python(*arguments: str, folder: Path) -> str:

@@ -13,8 +13,8 @@ from bench.pieces import __main__ as command
 from bench.pieces import floor, program, report
 from bench.pieces.program import Figure
 from fastrnn import ops
-from fastrnn.compare import GATES, Case, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import GATES, Case, Shape
+from fastrnn._commands.machine import Machine
 
 TILES = {2: 6, 3: 4, 4: 3, 6: 2, 8: 1}  # vectors, and the most rows, of 16 registers
 

@@ -12,8 +12,8 @@ import pytest
 
 from bench import random_shapes
 from bench.random_shapes import Measured
-from fastrnn.compare import OURS, PEER, ROUNDS, Case, Result, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import OURS, PEER, ROUNDS, Case, Result, Shape
+from fastrnn._commands.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 

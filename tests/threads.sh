@@ -17,7 +17,7 @@ flags="-O1 -fsanitize=thread -fno-omit-frame-pointer -DFASTRNN_STD_THREADS"
 cd "$root"
 CFLAGS="$flags" LDFLAGS=-fsanitize=thread \
   python setup.py -q build_ext --build-lib "$build" --build-temp "$build/temp"
-cp fastrnn/*.py "$build/fastrnn/"
+cp -r fastrnn/*.py fastrnn/_commands "$build/fastrnn/"
 
 # What PyTorch's own threads do is not of interest, and cannot be judged where it is not compiled
 # for it.

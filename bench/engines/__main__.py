@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from fastrnn.compare import CPU, GATES, SHAPES, Case, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import CPU, GATES, SHAPES, Case, Shape
+from fastrnn._commands.machine import Machine
 
 from . import engines, report
 from .layers import time_layer

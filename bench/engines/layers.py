@@ -1,4 +1,4 @@
-"""One layer over a sequence: engines as providers of fastrnn.compare."""
+"""One layer over a sequence: engines as providers of fastrnn._commands.compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fastrnn.compare import (
+from fastrnn._commands.compare import (
     BLOCK_SECONDS,
     PEER,
     PROVIDERS,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fastrnn.compare import OURS, ROUNDS, Result
-from fastrnn.machine import Machine
-from fastrnn.report import NAMES, as_json, disturbance
+from fastrnn._commands.compare import OURS, ROUNDS, Result
+from fastrnn._commands.machine import Machine
+from fastrnn._commands.report import NAMES, as_json, disturbance
 
 from .stacks import Latency
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrnn import modules
-from fastrnn.compare import OURS, PEER, check
+from fastrnn._commands.compare import OURS, PEER, check
 
 from .engines import Engine
 from .graphs import graph_of, input_names, output_names

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 import fastrnn
-from fastrnn.compare import SHAPES
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import SHAPES
+from fastrnn._commands.machine import Machine
 
 from . import runs
 from .checks import check_path

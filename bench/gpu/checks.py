@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastrnn
-from fastrnn.compare import Run, Shape
+from fastrnn._commands.compare import Run, Shape
 
 from . import runs
 from .runs import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fastrnn.machine import Machine
+from fastrnn._commands.machine import Machine
 
 from .checks import Check
 from .runs import PATHS

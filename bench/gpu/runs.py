@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn.compare import Run, Shape
+from fastrnn._commands.compare import Run, Shape
 
 GPU = torch.device("cuda")
 PATHS = {"F": "step by step", "A": "one CTA", "C": "cluster", "G": "grid"}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.compare import SHAPES, Run, Shape
+from fastrnn._commands.compare import SHAPES, Run, Shape
 
 from . import runs
 from .runs import arithmetic, at_most, errors, forced, make_run

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from fastrnn.compare import GATES, PASSES, SHAPES, Case, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import GATES, PASSES, SHAPES, Case, Shape
+from fastrnn._commands.machine import Machine
 
 from . import floor, program, report
 

@@ -9,8 +9,8 @@ from time import perf_counter, process_time
 
 import torch
 
-from fastrnn.compare import OURS, PROVIDERS, Case, Run, Shape
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import OURS, PROVIDERS, Case, Run, Shape
+from fastrnn._commands.machine import Machine
 
 from .program import Figure, best, best_tile
 

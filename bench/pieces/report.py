@@ -7,8 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from statistics import median
 
-from fastrnn.compare import NAMES, PASSES
-from fastrnn.machine import Machine
+from fastrnn._commands.compare import NAMES, PASSES
+from fastrnn._commands.machine import Machine
 
 from .floor import Timed
 from .program import KINDS, Figure, best_tile

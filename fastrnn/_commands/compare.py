@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from . import modules, ops, reference
+from .. import modules, ops, reference
 
 OURS, PEER = "fastrnn", "torch.nn"
 LOOP, COMPILED = "loop", "compiled"

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import torch
 
-from . import __version__
+from .. import __version__
 from .compare import Case
 
 MATRICES = (256, 512, 1024)  # sides of the products that find the peak

@@ -12,7 +12,7 @@ from torch import nn
 
 import fastrnn
 
-from . import ops
+from .. import ops
 from .compare import MismatchError, Run, check
 from .machine import cpu_isas
 
