@@ -59,8 +59,7 @@ inline void add_outputs(Scan& scan, Results& results, bool all_states) {
 
 // And, to be saved for backward, the cell's saved values.
 inline void add_saved(Scan& scan, Results& results) {
-  scan.params.saved =
-      results.add(scan, &Scan::empty_tensor, scan.saved_shape(), scan.type()).data;
+  scan.params.saved = results.add(scan, &Scan::empty_tensor, scan.saved_shape(), scan.type()).data;
 }
 
 // Returns y, the last states, with all_states or save the states 1 and on of every step, and with

@@ -20,8 +20,9 @@ class Kind(Enum):
     SEQUENCE = 0  # features for every step, or one number
     STATE = 1  # the features of one moment
     ROW = 2  # its place is the first axis: lengths, values saved
-    SIZES = 3  # nothing: it counts rows
-    WEIGHT = 4  # nothing
+    EDGE = 3  # the features of some moments and both directions
+    SIZES = 4  # nothing: it counts rows
+    WEIGHT = 5  # nothing
 
 
 class Fold:
@@ -37,6 +38,7 @@ class Fold:
             Kind.SEQUENCE: lead + (dims == 3 and not batch_first),
             Kind.STATE: lead + (dims == 3 or packed),
             Kind.ROW: lead,
+            Kind.EDGE: lead + 2,
         }
 
     def into(

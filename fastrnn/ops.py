@@ -10,19 +10,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from . import (
     _C,  # noqa: F401  (registers the ops)
-    recomputing,  # noqa: F401  (registers another one)
+    recomputing,
     reference,
 )
 from .batching import Fold, Kind, into_members, out_of_members
@@ -49,6 +50,7 @@ _scan_int8 = torch.ops.fastrnn.scan_int8.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
 _scan_each = torch.ops.fastrnn.scan_each.default
 _scan_each_backward = torch.ops.fastrnn.scan_each_backward.default
+_states_at_edges = torch.ops.fastrnn.states_at_edges.default
 _recompute_backward = torch.ops.fastrnn.recompute_backward.default
 # What an OpOverload calls; by itself it takes 0.5 us less. The compiler knows the OpOverload only.
 _plain_scan = _scan._op
@@ -126,11 +128,14 @@ def scan(
         out = _run_int8(inputs, scales, all_states)
     elif _needs_grad(x, states, weights) or _transformed():
         layer, tensors = _flatten(inputs)
-        if recompute and (x.dim() == 3 or inputs.batch_sizes is not None):
-            layer = layer._replace(recompute=True)
+        single = x.dim() == 2 and inputs.batch_sizes is None
+        if recompute and not single:
+            layer = layer._replace(keeps="states")
         if torch.compiler.is_compiling():
             out = _Scan.apply(layer, *tensors)
         elif _transformed():
+            if not _may_need_grad(tensors):
+                layer = layer._replace(keeps="nothing")
             out = _ScanWithTangents.apply(layer, *tensors)
         else:
             out = _apply_plain(layer, *tensors)
@@ -253,6 +258,16 @@ def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) 
     return False
 
 
+def _may_need_grad(tensors: Sequence[Tensor | None]) -> bool:
+    """_needs_grad of what transforms have wrapped, where vmap hides what requires a gradient."""
+    for t in tensors if is_grad_enabled() else ():
+        while t is not None:
+            if t.requires_grad:
+                return True
+            t = get_unwrapped(t) if is_functorch_wrapped_tensor(t) else None
+    return False
+
+
 def _allow_tf32(x: Tensor) -> bool:
     """Whether the persistent CUDA kernels may round float32 products to TF32, as torch.backends
     says of cuDNN's RNNs. Where torch multiplies, its flag for matrix products rules."""
@@ -274,12 +289,13 @@ def _transformed() -> bool:
 # autograd sees flat tensors only. Both Functions take a Layer, which says what lies where in them:
 #
 #     inputs    lengths, batch_sizes, resets, x, *states, *weights
-#     outputs   y, *last states, *steps, saved values; the last ones have no gradient, and a layer
-#               that recomputes them has none of them
+#     outputs   y, *last states, *steps, and what is kept, which has no gradient: the saved values;
+#               or of a layer that recomputes them its states but h at some steps; or nothing
 #
 # _ScanBackward takes the gradients of the outputs, the inputs, and what backward needs of the
-# outputs, which is all but the last states. Members are scans side by side, with weights of their
-# own, as vmap asks for them: all tensors begin with an axis of members.
+# outputs: y, *steps, and the saved values; or y and the states at some steps. Members are scans side
+# by side, with weights of their own, as vmap asks for them: all tensors begin with an axis of
+# members.
 _FIXED = 4  # lengths, batch_sizes, resets, x
 
 
@@ -291,7 +307,7 @@ class Layer(NamedTuple):
     batch_first: bool
     states: int  # how many initial states are given: none, or all that the cell has
     weights: int
-    recompute: bool = False  # what forward computes is computed again in backward, not saved
+    keeps: Literal["gates", "states", "nothing"] = "gates"  # for backward
     members: int = 0  # 0: no axis of members
 
     @property
@@ -316,9 +332,21 @@ class Layer(NamedTuple):
         return [Kind.SEQUENCE] + [Kind.STATE] * states + [Kind.SEQUENCE] * (states - 1)
 
     @property
-    def kinds_of_saved(self) -> list[Kind]:
+    def kinds_of_kept(self) -> list[Kind]:
         """Of the outputs that have none."""
-        return [] if self.recompute else [Kind.ROW]
+        of_states = [Kind.EDGE] * (CELLS[self.cell].states - 1)
+        return {"gates": [Kind.ROW], "states": of_states, "nothing": []}[self.keeps]
+
+    @property
+    def kinds_for_backward(self) -> list[Kind]:
+        """Of the outputs that backward needs."""
+        of_steps = CELLS[self.cell].states if self.keeps == "gates" else 1
+        return [Kind.SEQUENCE] * of_steps + self.kinds_of_kept
+
+    def for_backward(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs that backward needs."""
+        begin = 1 + CELLS[self.cell].states if self.keeps == "gates" else self.grads
+        return outputs[0], *outputs[begin:]
 
     @property
     def groups(self) -> list[int]:
@@ -366,17 +394,34 @@ def _spread(
     return tuple(of_inputs)
 
 
+def _kept_states(
+    layer: Layer, batch_sizes: Tensor | None, outputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The states but h at the steps from which backward computes the others."""
+    how = (outputs[1].shape[-2], layer.bidirectional, layer.batch_first)
+
+    def kept(steps: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor]:
+        return (_states_at_edges(steps, batch_sizes, *how),)
+
+    found = outputs[1 + CELLS[layer.cell].states : layer.grads]
+    if not layer.members:
+        return tuple(kept(t, batch_sizes)[0] for t in found)
+    return tuple(_one_by_one(kept, (t, batch_sizes))[0] for t in found)
+
+
 class _Scan(Function):
     """fastrnn::scan with its gradient, in the form that functorch and Dynamo both accept."""
 
     @staticmethod
     def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        save = not layer.recompute
+        save = layer.keeps == "gates"
         if layer.members:
             given = _member_arguments(layer, inputs)
-            return _by_member(layer, _scan_each(*given, save, _allow_tf32(given[1][0]), True))
-        given = _arguments(layer, inputs)
-        return tuple(_scan(*given, save, _allow_tf32(given[1]), True))
+            out = _by_member(layer, _scan_each(*given, save, _allow_tf32(given[1][0]), True))
+        else:
+            given = _arguments(layer, inputs)
+            out = tuple(_scan(*given, save, _allow_tf32(given[1]), True))
+        return out + _kept_states(layer, inputs[1], out) if layer.keeps == "states" else out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -385,7 +430,7 @@ class _Scan(Function):
         grads = ctx.layer.grads
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[grads:])
-        ctx.save_for_backward(*tensors, output[0], *output[1 + grads // 2 :])
+        ctx.save_for_backward(*tensors, *ctx.layer.for_backward(output))
         ctx.save_for_forward(*tensors)
 
     @staticmethod
@@ -412,7 +457,7 @@ class _Scan(Function):
             return out_of_members(size, layer.members, out)
         fold = _fold(layer, size, inputs, dims)
         out = _ScanWithTangents.apply(layer, *fold.into(layer.kinds, inputs, dims))
-        return fold.out_of(layer.kinds_of_grads + layer.kinds_of_saved, out)
+        return fold.out_of(layer.kinds_of_grads + layer.kinds_of_kept, out)
 
 
 class _PlainScan(Function):
@@ -422,12 +467,15 @@ class _PlainScan(Function):
     @staticmethod
     def forward(ctx: Any, layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         given = _arguments(layer, inputs)
-        recompute = layer.recompute
-        out = _plain_scan(*given, not recompute, _allow_tf32(given[1]), True)
+        save = layer.keeps == "gates"
+        out = _plain_scan(*given, save, _allow_tf32(given[1]), True)
         ctx.layer = layer
         ctx.set_materialize_grads(False)
+        if not save:
+            ctx.save_for_backward(*inputs, out[0], *_kept_states(layer, inputs[1], out))
+            return tuple(out)
         ctx.save_for_backward(*inputs, out[0], *out[1 + len(out) // 2 :])
-        return tuple(out if recompute else out[:-1])
+        return tuple(out[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -440,7 +488,7 @@ class _PlainScan(Function):
         given = _arguments(layer, tensors[: layer.inputs])
         needs = _needs(layer, ctx.needs_input_grad)
         outputs, tf32 = tensors[layer.inputs :], _allow_tf32(given[1])
-        run = _plain_recompute_backward if layer.recompute else _plain_scan_backward
+        run = _plain_scan_backward if layer.keeps == "gates" else _plain_recompute_backward
         return _spread(layer, needs, run(grads, *given, outputs, *needs, tf32))
 
 
@@ -478,7 +526,7 @@ class _ScanBackward(Function):
         layer: Layer, needs: tuple[bool, bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         grads, inputs, outputs = _split(layer, tensors)
-        if layer.members and layer.recompute:
+        if layer.members and layer.keeps == "states":
             one = partial(_ScanBackward.forward, layer._replace(members=0), needs)
             return _one_by_one(one, tensors)
         if layer.members:
@@ -487,7 +535,7 @@ class _ScanBackward(Function):
             rest = (*needs, _allow_tf32(given[1][0]))
             return _by_member(layer, _scan_each_backward(grads, *given, outputs, *rest))
         given = _arguments(layer, inputs)
-        run = _recompute_backward if layer.recompute else _scan_backward
+        run = _scan_backward if layer.keeps == "gates" else _recompute_backward
         return tuple(run(grads, *given, outputs, *needs, _allow_tf32(given[1])))
 
     @staticmethod
@@ -524,8 +572,7 @@ class _ScanBackward(Function):
             out = _ScanBackwardWithTangents.apply(_with_members(layer, size), needs, *given)
             return out_of_members(size, layer.members, out)
         fold = _fold(layer, size, tensors[layer.grads : end], of_inputs)
-        grads = layer.kinds_of_grads
-        kinds = grads + layer.kinds + [Kind.SEQUENCE] * (len(grads) // 2) + layer.kinds_of_saved
+        kinds = layer.kinds_of_grads + layer.kinds + layer.kinds_for_backward
         given = fold.into(kinds, tensors, dims)
         out = _ScanBackwardWithTangents.apply(layer, needs, *given)
         found = [Kind.SEQUENCE] * needs[0] + [Kind.STATE] * (needs[1] * layer.states)
@@ -728,6 +775,16 @@ def _(cell: str, x: Tensor, states: Any, weights: Any, scales: Any, *rest: Any) 
     *how, all_states = rest
     call = Inputs(cell, x, states, weights, *how)
     return _fake_outputs(call, state_sizes(call, scales), all_states)
+
+
+@torch.library.register_fake("fastrnn::states_at_edges")
+def _(
+    states: Tensor, batch_sizes: Tensor | None, batch: int, bidirectional: bool, batch_first: bool
+) -> Tensor:
+    directions = 2 if bidirectional else 1
+    return states.new_empty(
+        recomputing.PARTS - 1, directions, batch, states.shape[-1] // directions
+    )
 
 
 @torch.library.register_fake("fastrnn::scan_backward")

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import fastrnn
-from fastrnn import ops
+from fastrnn import ops, recomputing
 from fastrnn.reference import Inputs
 
 T, B, I, H, P, N = 5, 2, 3, 4, 2, 3  # noqa: E741
@@ -249,6 +249,31 @@ def test_jacobians_by_inputs_are_one_backward(cell: str) -> None:
     assert_close(found, torch.stack(rows).view_as(found))
 
 
+def test_nothing_is_saved_where_no_gradient_is_wanted() -> None:
+    """What is saved comes out of the op as its last result."""
+    x, *rest = tensors("gru", {})
+    function, dims, saves = flat("gru", {}), (0, *[None] * len(rest)), []
+
+    class Saves(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, op: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+        ) -> Any:
+            if op is torch.ops.fastrnn.scan.default:
+                saves.append(args[9])
+            return op(*args, **(kwargs or {}))
+
+    leaf = rest[-1].clone().requires_grad_()
+    with Saves():
+        vmap(function, dims)(x[None], *rest)
+        vmap(grad(scalar(function)), dims)(x[None], *rest)
+        grad(lambda xs: vmap(scalar(function), dims)(xs, *rest).sum())(x[None])
+        vmap(function, dims)(x[None], *rest[:-1], leaf)
+        with torch.no_grad():
+            vmap(function, dims)(x[None], *rest[:-1], leaf)
+        jvp(lambda x: function(x, *rest), (x,), (x,))
+    assert saves == [False, True, True, True, False, False]
+
+
 # ---- vmap over parameters ------------------------------------------------------------------------
 
 ENSEMBLES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -399,7 +424,10 @@ def test_opcheck(cell: str) -> None:
         k: v[0] if k in ("x", "lengths", "batch_sizes", "resets") else v for k, v in given.items()
     }
     one |= {name: given[name][: len(given[name]) // 2] for name in ("states", "weights")}
-    kept = [t[0] for t in (each[0], *each[1 + states : 2 * states])]
+    edges = [(t[0], None, B, False, False) for t in each[1 + states : 2 * states]]
+    for args in edges:
+        torch.library.opcheck(torch.ops.fastrnn.states_at_edges.default, args, test_utils=CHECKS)
+    kept = [each[0][0], *(torch.ops.fastrnn.states_at_edges(*args) for args in edges)]
     by_parts = {"grads": grads[: 2 * states], **one, "outputs": kept, **needs}
     torch.library.opcheck(
         torch.ops.fastrnn.recompute_backward.default, (), by_parts, test_utils=CHECKS
@@ -515,14 +543,14 @@ def gradients(function: Flat, given: Sequence[Tensor]) -> tuple[list[Tensor], li
     return [t.detach() for t in out], list(torch.autograd.grad(loss, leaves))
 
 
-@cells
+FORMS = [(cell, 0) for cell in CELLS] + [(c, P) for c in CELLS if ops.CELLS[c].projects]
+
+
+@pytest.mark.parametrize("cell, proj", FORMS)
 @calls
-@pytest.mark.parametrize("proj", [0, P])
 def test_recomputed_layers_have_the_same_bits(cell: str, given: dict[str, Any], proj: int) -> None:
     """Weights' gradients are the same up to the order of sums, as are those of an input that both
     directions have."""
-    if proj and not ops.CELLS[cell].projects:
-        pytest.skip("has no projection")
     made, states = tensors(cell, given, proj), ops.CELLS[cell].states
     (out, found), (plain, expected) = (gradients(flat(cell, given, r), made) for r in (True, False))
     assert_same_bits(out, plain)
@@ -622,7 +650,7 @@ def test_recompute_compiled(name: str) -> None:
 
 @cells
 def test_recompute_keeps_no_gates(cell: str) -> None:
-    """Nothing but the inputs, y, and the states of every step."""
+    """Nothing but the inputs, y, and the other states at some steps."""
     kept: dict[bool, int] = {}
     made = [t.requires_grad_() for t in tensors(cell, {})]
     for recompute in (True, False):
@@ -632,22 +660,24 @@ def test_recompute_keeps_no_gates(cell: str) -> None:
         ):
             flat(cell, {}, recompute)(*made)
         kept[recompute] = sum(sizes)
-    given, steps = sum(t.numel() for t in made), T * B * H * ops.CELLS[cell].states
-    assert kept[True] == given + steps
-    assert kept[False] == kept[True] + T * B * H * ops.CELLS[cell].saved
+    y, info = T * B * H, ops.CELLS[cell]
+    given = sum(t.numel() for t in made) + y
+    assert kept[True] == given + (recomputing.PARTS - 1) * B * H * (info.states - 1)
+    assert kept[False] == given + y * (info.states - 1 + info.saved)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru_before"])
-def test_derivatives_of_recomputed_layers(cell: str) -> None:
-    for given in ({}, {"lengths": torch.tensor([2, 1]), "bidirectional": True}):
-        made = [t[:2].contiguous() if i == 0 else t for i, t in enumerate(tensors(cell, given))]
-        leaves = [t.requires_grad_() for t in made]
-        assert gradgradcheck(
-            flat(cell, given, True), leaves, check_fwd_over_rev=True, fast_mode=True
-        )
-    made = [t.detach() for t in made]
+@pytest.mark.parametrize(
+    "cell, given", [("lstm", {"bidirectional": True}), ("mut1", {"lengths": torch.tensor([2, 1])})]
+)
+def test_derivatives_of_recomputed_layers(cell: str, given: dict[str, Any]) -> None:
+    x, *rest = tensors(cell, given)
+    leaves = [t.requires_grad_() for t in (x[:2].clone(), *rest)]
+    assert gradgradcheck(flat(cell, given, True), leaves, fast_mode=True)
+    made = tuple(t.detach() for t in leaves)
     ones = tuple(map(torch.ones_like, made))
-    assert_close(*(jvp(flat(cell, given, r), tuple(made), ones) for r in (True, False)))
+    places = tuple(range(len(made)))
+    for derived in (lambda f: f, lambda f: grad(scalar(f), places)):
+        assert_close(*(jvp(derived(flat(cell, given, r)), made, ones) for r in (True, False)))
 
 
 @cells
