@@ -9,7 +9,7 @@ STABLE_TORCH_LIBRARY(fastrnn, m) {
   m.def(
       "scan(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, "
       "Tensor? batch_sizes, Tensor? resets, bool bidirectional, bool batch_first, bool save, "
-      "bool allow_tf32=False) "
+      "bool allow_tf32=False, bool all_states=False) "
       "-> Tensor[]");
   m.def(
       "scan_int8(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor[] scales, "
@@ -21,6 +21,17 @@ STABLE_TORCH_LIBRARY(fastrnn, m) {
       "Tensor? lengths, Tensor? batch_sizes, Tensor? resets, bool bidirectional, "
       "bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, bool needs_weights, "
       "bool allow_tf32=False) "
+      "-> Tensor[]");
+  m.def(
+      "scan_each(str cell, Tensor[] x, Tensor[] states, Tensor[] weights, Tensor?[] lengths, "
+      "Tensor?[] batch_sizes, Tensor?[] resets, bool bidirectional, bool batch_first, bool save, "
+      "bool allow_tf32=False, bool all_states=False) "
+      "-> Tensor[]");
+  m.def(
+      "scan_each_backward(Tensor?[] grads, str cell, Tensor[] x, Tensor[] states, "
+      "Tensor[] weights, Tensor?[] lengths, Tensor?[] batch_sizes, Tensor?[] resets, "
+      "bool bidirectional, bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, "
+      "bool needs_weights, bool allow_tf32=False) "
       "-> Tensor[]");
 }
 

@@ -21,6 +21,13 @@ class Shape {
   const int64_t* end() const { return sizes_ + count_; }
   int64_t operator[](size_t i) const { return sizes_[i]; }
 
+  // Of as many of these, one behind the other along the first dimension.
+  Shape times(int64_t count) const {
+    Shape all = *this;
+    all.sizes_[0] *= count;
+    return all;
+  }
+
  private:
   int64_t sizes_[kMaxDims] = {};
   size_t count_ = 0;

@@ -32,6 +32,7 @@ def layer(
     bidirectional: bool = False,
     batch_first: bool = False,
     all_states: bool = False,
+    recompute: bool = False,
 ) -> Output:
     """One layer, both directions, over a whole sequence.
 
@@ -76,20 +77,24 @@ def layer(
             slower, and an LSTM's c is rounded to the type of x after each step.
         all_states: whether the output's steps hold the states but h after every step. They are
             None if not.
+        recompute: whether to keep only the states for the gradient and compute the gates again in
+            backward, an eighth of the steps at a time; see fastrnn.LSTM.
 
     Raises:
         RuntimeError: the device has no kernels, or a shape, type or device does not fit; the
-            message names the argument.
+            message names the argument. Or recompute comes with reset_to in grad mode.
     """
     how = (lengths, batch_sizes, resets, bidirectional, batch_first)
-    return _layer(Inputs(cell, x, states, weights, *how), scales, reset_to, all_states)
+    inputs = Inputs(cell, x, states, weights, *how)
+    return _layer(inputs, scales, reset_to, all_states, recompute)
 
 
 def _layer(
     inputs: Inputs,
-    scales: Sequence[Tensor] = (),
-    reset_to: Sequence[Tensor] = (),
-    all_states: bool = False,
+    scales: Sequence[Tensor],
+    reset_to: Sequence[Tensor],
+    all_states: bool,
+    recompute: bool,
 ) -> Output:
     x = inputs.x
     if scales:
@@ -105,7 +110,7 @@ def _layer(
     if torch.compiler.is_exporting() and not inputs.states and inputs.batch_sizes is None:
         # AOTInductor calls no op with an empty list.
         inputs = inputs._replace(states=ops.zeros(inputs, scales))
-    return sequences.scan(inputs, scales, reset_to, all_states)
+    return sequences.scan(inputs, scales, reset_to, all_states, recompute)
 
 
 def why_no_kernels(device: torch.device) -> str:
@@ -158,6 +163,7 @@ def stack(
     dropout_p: float = 0.0,
     training: bool = False,
     all_states: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...] | None]:
     """Layers on top of each other, with dropout between them.
 
@@ -168,6 +174,7 @@ def stack(
         lengths, batch_sizes, resets: as of layer.
         reset_to: as of layer, but [T, L * D, B, P] and [T, L * D, B, H].
         all_states: whether to return the states after every step; not for a packed batch.
+        recompute: as of layer.
 
     Returns:
         y of the last layer; the last states of all layers, shaped like states; and, if asked for,
@@ -189,7 +196,7 @@ def stack(
     if layers == 1:
         how = (lengths, batch_sizes, resets, bidirectional, batch_first)
         inputs = Inputs(cell, x, states, weights[0], *how)
-        out = _layer(inputs, scales[0], reset_to, all_states)
+        out = _layer(inputs, scales[0], reset_to, all_states, recompute)
         return out.y, out.last, tuple(_states_of_steps(out, inputs)) if all_states else None
     # Between the layers time comes first, which gives dropout the mask that torch.nn draws.
     if batch_first:
@@ -208,7 +215,8 @@ def stack(
             resets = None if resets is None else resets.transpose(0, 1)
         how = (lengths, batch_sizes, resets, bidirectional, top)
         inputs = Inputs(cell, x, [s[here] for s in states], own, *how)
-        out = _layer(inputs, scales[i], [s[:, here] for s in reset_to], all_states)
+        starts = [s[:, here] for s in reset_to]
+        out = _layer(inputs, scales[i], starts, all_states, recompute)
         x = out.y
         ends.append(out.last)
         if all_states:

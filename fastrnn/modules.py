@@ -58,6 +58,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
 
     _mode: str
     _states = 1
+    recompute: bool = False  # the class's where it is off, as other options
 
     def __init__(
         self,
@@ -71,7 +72,11 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         proj_size: int = 0,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
+        if recompute:
+            self.recompute = True
         if proj_size and not ops.CELLS[self._cell].projects:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         sizes = (input_size, hidden_size, num_layers, bias)
@@ -178,12 +183,13 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
                 lengths, resets, reset_to or return_states, or a NestedTensor with lengths.
             TypeError: hx or reset_to of an LSTM is a tensor.
             RuntimeError: any other shape, type or device that does not fit, or lengths outside
-                [0, T].
+                [0, T]; in grad mode, a reset_to other than "zeros" of a layer with recompute.
         """
         padded = lengths is None and resets is None and reset_to is _ZEROS and not return_states
         if (
             padded
             and not (self.dropout and self.training)
+            and not (self.recompute and torch.is_grad_enabled())
             and ops.is_plain(input)
             and input.dim() == 3
             and input.shape[-1] == self.input_size
@@ -247,6 +253,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
             bidirectional=self.bidirectional,
             dropout_p=self.dropout,
             training=self.training,
+            recompute=self.recompute,
             **how,
         )
 
@@ -346,6 +353,9 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
     def _check_call(self, x: Tensor, weight: Tensor) -> None:
         variants.check_dtype(x, weight, ValueError)
 
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
+
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels take the weights as they lie."""
 
@@ -423,6 +433,7 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
             H rows each, but for that one's.
         peephole: adds p_i c, p_f c and p_o c' to the sums of i, f and o: Gers & Schmidhuber 2000.
             weight_peephole_l{k}, of shape [3 * H], is p_i, p_f, p_o.
+        recompute: RECOMPUTE
 
     Raises:
         ValueError: there are no such gates; peephole without all of them; forget_bias without a
@@ -448,10 +459,12 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
         forget_bias: float | None = None,
         gates: str = "ifo",
         peephole: bool = False,
+        recompute: bool = False,
     ) -> None:
         self._set_gates(forget_bias, gates, peephole)
         sizes = (input_size, hidden_size, num_layers, bias)
-        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        others = (batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(*sizes, *others, recompute=recompute)
 
     # What subclasses of torch.nn.LSTM call; the others are torch.nn.RNNBase's.
     check_forward_args = nn.LSTM.check_forward_args
@@ -470,6 +483,7 @@ class GRU(variants.GRUOptions, _Layers[Tensor]):
     Args:
         reset_after: whether the reset gate acts after the product, as in torch.nn. If not, it acts
             before it, n = tanh(W_in x + W_hn (r * h)): Cho et al. 2014.
+        recompute: as of LSTM.
 
     Raises:
         ValueError: proj_size is given; and what torch.nn.GRU raises.
@@ -491,10 +505,12 @@ class GRU(variants.GRUOptions, _Layers[Tensor]):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        recompute: bool = False,
     ) -> None:
         self._set_reset(reset_after)
         sizes = (input_size, hidden_size, num_layers, bias)
-        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        others = (batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(*sizes, *others, recompute=recompute)
 
 
 class _LearnedInput(variants.MUTOptions, _Layers[Tensor]):
@@ -514,10 +530,12 @@ class _LearnedInput(variants.MUTOptions, _Layers[Tensor]):
         dtype: torch.dtype | None = None,
         *,
         learned_input: bool = False,
+        recompute: bool = False,
     ) -> None:
         self._set_options(learned_input=learned_input)
         sizes = (input_size, hidden_size, num_layers, bias)
-        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        others = (batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(*sizes, *others, recompute=recompute)
 
 
 class MUT1(_LearnedInput):
@@ -533,6 +551,7 @@ class MUT1(_LearnedInput):
         learned_input: takes W_in x in place of x itself, and weight_ih has the blocks r z n. So
             does every layer whose input is not of H features, such as the second one of both
             directions.
+        recompute: as of LSTM.
 
     Raises:
         ValueError: proj_size is given; and what torch.nn.GRU raises.
@@ -554,6 +573,7 @@ class MUT2(_LearnedInput):
         learned_input: takes W_ir x in place of x itself, and weight_ih has the blocks r z n. So
             does every layer whose input is not of H features, such as the second one of both
             directions.
+        recompute: as of LSTM.
 
     Raises:
         ValueError: proj_size is given; and what torch.nn.GRU raises.
@@ -570,6 +590,9 @@ class MUT3(_Layers[Tensor]):
 
     with biases. All weights and biases have the blocks r z n, of H rows each.
 
+    Args:
+        recompute: as of LSTM.
+
     Raises:
         ValueError: proj_size is given; and what torch.nn.GRU raises.
     """
@@ -583,6 +606,9 @@ class RNN(_Layers[Tensor]):
         h' = tanh(W_ih x + b_ih + W_hh h + b_hh), or relu with nonlinearity="relu"
 
     Elman 1990.
+
+    Args:
+        recompute: as of LSTM.
     """
 
     def __init__(
@@ -598,6 +624,8 @@ class RNN(_Layers[Tensor]):
         proj_size: int = 0,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         if nonlinearity not in variants.RNNS:
             raise ValueError(
@@ -605,7 +633,8 @@ class RNN(_Layers[Tensor]):
             )
         self.nonlinearity = nonlinearity
         sizes = (input_size, hidden_size, num_layers, bias)
-        super().__init__(*sizes, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        others = (batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__(*sizes, *others, recompute=recompute)
 
     @property
     def _cell(self) -> str:

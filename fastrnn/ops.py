@@ -7,22 +7,26 @@ not have (second derivatives, tangents) is computed by fastrnn.reference, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling
 
 from . import (
     _C,  # noqa: F401  (registers the ops)
+    recomputing,
     reference,
 )
+from .batching import Fold, Kind, into_members, out_of_members
 from .reference import Inputs, Output
 
 
@@ -44,10 +48,15 @@ WHY_NO_CUDA = _load_cuda()
 _scan = torch.ops.fastrnn.scan.default
 _scan_int8 = torch.ops.fastrnn.scan_int8.default
 _scan_backward = torch.ops.fastrnn.scan_backward.default
+_scan_each = torch.ops.fastrnn.scan_each.default
+_scan_each_backward = torch.ops.fastrnn.scan_each_backward.default
+_states_at_edges = torch.ops.fastrnn.states_at_edges.default
+_recompute_backward = torch.ops.fastrnn.recompute_backward.default
 # What an OpOverload calls; by itself it takes 0.5 us less. The compiler knows the OpOverload only.
 _plain_scan = _scan._op
 _plain_scan_int8 = _scan_int8._op
 _plain_scan_backward = _scan_backward._op
+_plain_recompute_backward = _recompute_backward._op
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
@@ -107,21 +116,31 @@ def _cells() -> dict[str, CellInfo]:
 CELLS = _cells()
 
 
-def scan(inputs: Inputs, scales: Sequence[Tensor] = (), all_states: bool = False) -> Output:
+def scan(
+    inputs: Inputs,
+    scales: Sequence[Tensor] = (),
+    all_states: bool = False,
+    recompute: bool = False,
+) -> Output:
     """functional.layer of what the ops take, without autocast."""
     cell, x, states, weights = inputs[:4]
     if scales:
         out = _run_int8(inputs, scales, all_states)
     elif _needs_grad(x, states, weights) or _transformed():
         layer, tensors = _flatten(inputs)
+        single = x.dim() == 2 and inputs.batch_sizes is None
+        if recompute and not single:
+            layer = layer._replace(keeps="states")
         if torch.compiler.is_compiling():
             out = _Scan.apply(layer, *tensors)
         elif _transformed():
+            if not _may_need_grad(tensors):
+                layer = layer._replace(keeps="nothing")
             out = _ScanWithTangents.apply(layer, *tensors)
         else:
             out = _apply_plain(layer, *tensors)
     else:
-        out = _scan(*inputs, all_states, _allow_tf32(x))
+        out = _scan(*inputs, False, _allow_tf32(x), all_states)
     end = 1 + CELLS[cell].states
     steps = tuple(out[end : end + end - 2]) if all_states else None
     return Output(out[0], tuple(out[1:end]), steps)
@@ -239,6 +258,16 @@ def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) 
     return False
 
 
+def _may_need_grad(tensors: Sequence[Tensor | None]) -> bool:
+    """_needs_grad of what transforms have wrapped, where vmap hides what requires a gradient."""
+    for t in tensors if is_grad_enabled() else ():
+        while t is not None:
+            if t.requires_grad:
+                return True
+            t = get_unwrapped(t) if is_functorch_wrapped_tensor(t) else None
+    return False
+
+
 def _allow_tf32(x: Tensor) -> bool:
     """Whether the persistent CUDA kernels may round float32 products to TF32, as torch.backends
     says of cuDNN's RNNs. Where torch multiplies, its flag for matrix products rules."""
@@ -260,10 +289,13 @@ def _transformed() -> bool:
 # autograd sees flat tensors only. Both Functions take a Layer, which says what lies where in them:
 #
 #     inputs    lengths, batch_sizes, resets, x, *states, *weights
-#     outputs   y, *last states, *steps, saved values; the last ones have no gradient
+#     outputs   y, *last states, *steps, and what is kept, which has no gradient: the saved values;
+#               or of a layer that recomputes them its states but h at some steps; or nothing
 #
 # _ScanBackward takes the gradients of the outputs, the inputs, and what backward needs of the
-# outputs, which is all but the last states.
+# outputs: y, *steps, and the saved values; or y and the states at some steps. Members are scans side
+# by side, with weights of their own, as vmap asks for them: all tensors begin with an axis of
+# members.
 _FIXED = 4  # lengths, batch_sizes, resets, x
 
 
@@ -275,6 +307,8 @@ class Layer(NamedTuple):
     batch_first: bool
     states: int  # how many initial states are given: none, or all that the cell has
     weights: int
+    keeps: Literal["gates", "states", "nothing"] = "gates"  # for backward
+    members: int = 0  # 0: no axis of members
 
     @property
     def inputs(self) -> int:
@@ -284,6 +318,35 @@ class Layer(NamedTuple):
     def grads(self) -> int:
         """How many outputs have a gradient."""
         return 2 * CELLS[self.cell].states
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Of the inputs."""
+        fixed = [Kind.ROW, Kind.SIZES, Kind.SEQUENCE, Kind.SEQUENCE]
+        return fixed + [Kind.STATE] * self.states + [Kind.WEIGHT] * self.weights
+
+    @property
+    def kinds_of_grads(self) -> list[Kind]:
+        """Of the outputs that have a gradient."""
+        states = CELLS[self.cell].states
+        return [Kind.SEQUENCE] + [Kind.STATE] * states + [Kind.SEQUENCE] * (states - 1)
+
+    @property
+    def kinds_of_kept(self) -> list[Kind]:
+        """Of the outputs that have none."""
+        of_states = [Kind.EDGE] * (CELLS[self.cell].states - 1)
+        return {"gates": [Kind.ROW], "states": of_states, "nothing": []}[self.keeps]
+
+    @property
+    def kinds_for_backward(self) -> list[Kind]:
+        """Of the outputs that backward needs."""
+        of_steps = CELLS[self.cell].states if self.keeps == "gates" else 1
+        return [Kind.SEQUENCE] * of_steps + self.kinds_of_kept
+
+    def for_backward(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs that backward needs."""
+        begin = 1 + CELLS[self.cell].states if self.keeps == "gates" else self.grads
+        return outputs[0], *outputs[begin:]
 
     @property
     def groups(self) -> list[int]:
@@ -305,7 +368,7 @@ def _flatten(inputs: Inputs) -> tuple[Layer, tuple[Tensor | None, ...]]:
 def _arguments(layer: Layer, tensors: Sequence[Any]) -> tuple[Any, ...]:
     """The fields of Inputs: what the ops take first."""
     lengths, batch_sizes, resets, x, *rest = tensors
-    cell, bidirectional, batch_first, count, _ = layer
+    cell, bidirectional, batch_first, count = layer[:4]
     states, weights = rest[:count], rest[count:]
     return cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first
 
@@ -331,13 +394,34 @@ def _spread(
     return tuple(of_inputs)
 
 
+def _kept_states(
+    layer: Layer, batch_sizes: Tensor | None, outputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The states but h at the steps from which backward computes the others."""
+    how = (outputs[1].shape[-2], layer.bidirectional, layer.batch_first)
+
+    def kept(steps: Tensor, batch_sizes: Tensor | None) -> tuple[Tensor]:
+        return (_states_at_edges(steps, batch_sizes, *how),)
+
+    found = outputs[1 + CELLS[layer.cell].states : layer.grads]
+    if not layer.members:
+        return tuple(kept(t, batch_sizes)[0] for t in found)
+    return tuple(_one_by_one(kept, (t, batch_sizes))[0] for t in found)
+
+
 class _Scan(Function):
     """fastrnn::scan with its gradient, in the form that functorch and Dynamo both accept."""
 
     @staticmethod
     def forward(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        given = _arguments(layer, inputs)
-        return tuple(_scan(*given, True, _allow_tf32(given[1])))
+        save = layer.keeps == "gates"
+        if layer.members:
+            given = _member_arguments(layer, inputs)
+            out = _by_member(layer, _scan_each(*given, save, _allow_tf32(given[1][0]), True))
+        else:
+            given = _arguments(layer, inputs)
+            out = tuple(_scan(*given, save, _allow_tf32(given[1]), True))
+        return out + _kept_states(layer, inputs[1], out) if layer.keeps == "states" else out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -346,7 +430,7 @@ class _Scan(Function):
         grads = ctx.layer.grads
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[grads:])
-        ctx.save_for_backward(*tensors, output[0], *output[1 + grads // 2 :])
+        ctx.save_for_backward(*tensors, *ctx.layer.for_backward(output))
         ctx.save_for_forward(*tensors)
 
     @staticmethod
@@ -365,8 +449,15 @@ class _Scan(Function):
         return _spread(layer, needs, run(layer, needs, *grads, *ctx.saved_tensors))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
-        return _loop(_ScanWithTangents.apply, info.batch_size, in_dims, args)
+    def vmap(info: Any, in_dims: tuple, layer: Layer, *inputs: Tensor | None) -> tuple:
+        size, dims = info.batch_size, in_dims[1:]
+        if _differ(layer, dims):
+            given = into_members(size, layer.members, inputs, dims)
+            out = _ScanWithTangents.apply(_with_members(layer, size), *given)
+            return out_of_members(size, layer.members, out)
+        fold = _fold(layer, size, inputs, dims)
+        out = _ScanWithTangents.apply(layer, *fold.into(layer.kinds, inputs, dims))
+        return fold.out_of(layer.kinds_of_grads + layer.kinds_of_kept, out)
 
 
 class _PlainScan(Function):
@@ -376,9 +467,13 @@ class _PlainScan(Function):
     @staticmethod
     def forward(ctx: Any, layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         given = _arguments(layer, inputs)
-        out = _plain_scan(*given, True, _allow_tf32(given[1]))
+        save = layer.keeps == "gates"
+        out = _plain_scan(*given, save, _allow_tf32(given[1]), True)
         ctx.layer = layer
         ctx.set_materialize_grads(False)
+        if not save:
+            ctx.save_for_backward(*inputs, out[0], *_kept_states(layer, inputs[1], out))
+            return tuple(out)
         ctx.save_for_backward(*inputs, out[0], *out[1 + len(out) // 2 :])
         return tuple(out[:-1])
 
@@ -393,7 +488,8 @@ class _PlainScan(Function):
         given = _arguments(layer, tensors[: layer.inputs])
         needs = _needs(layer, ctx.needs_input_grad)
         outputs, tf32 = tensors[layer.inputs :], _allow_tf32(given[1])
-        return _spread(layer, needs, _plain_scan_backward(grads, *given, outputs, *needs, tf32))
+        run = _plain_scan_backward if layer.keeps == "gates" else _plain_recompute_backward
+        return _spread(layer, needs, run(grads, *given, outputs, *needs, tf32))
 
 
 # Function.apply looks for arguments by name and for functorch first, which takes 2 us; this is what
@@ -430,8 +526,17 @@ class _ScanBackward(Function):
         layer: Layer, needs: tuple[bool, bool, bool], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         grads, inputs, outputs = _split(layer, tensors)
+        if layer.members and layer.keeps == "states":
+            one = partial(_ScanBackward.forward, layer._replace(members=0), needs)
+            return _one_by_one(one, tensors)
+        if layer.members:
+            given = _member_arguments(layer, inputs)
+            grads, outputs = _member_lists(layer, grads), _member_lists(layer, outputs)
+            rest = (*needs, _allow_tf32(given[1][0]))
+            return _by_member(layer, _scan_each_backward(grads, *given, outputs, *rest))
         given = _arguments(layer, inputs)
-        return tuple(_scan_backward(grads, *given, outputs, *needs, _allow_tf32(given[1])))
+        run = _scan_backward if layer.keeps == "gates" else _recompute_backward
+        return tuple(run(grads, *given, outputs, *needs, _allow_tf32(given[1])))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -451,8 +556,27 @@ class _ScanBackward(Function):
         return (None, None, *(next(found) if v else None for v in variable))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple:
-        return _loop(_ScanBackwardWithTangents.apply, info.batch_size, in_dims, args)
+    def vmap(
+        info: Any,
+        in_dims: tuple,
+        layer: Layer,
+        needs: tuple[bool, bool, bool],
+        *tensors: Tensor | None,
+    ) -> tuple:
+        size, dims = info.batch_size, in_dims[2:]
+        end = layer.grads + layer.inputs
+        of_inputs = dims[layer.grads : end]
+        # In one batch the gradients of a weight would be added up.
+        if needs[2] or _differ(layer, of_inputs):
+            given = into_members(size, layer.members, tensors, dims)
+            out = _ScanBackwardWithTangents.apply(_with_members(layer, size), needs, *given)
+            return out_of_members(size, layer.members, out)
+        fold = _fold(layer, size, tensors[layer.grads : end], of_inputs)
+        kinds = layer.kinds_of_grads + layer.kinds + layer.kinds_for_backward
+        given = fold.into(kinds, tensors, dims)
+        out = _ScanBackwardWithTangents.apply(layer, needs, *given)
+        found = [Kind.SEQUENCE] * needs[0] + [Kind.STATE] * (needs[1] * layer.states)
+        return fold.out_of(found, out)
 
 
 class _ScanBackwardWithTangents(_ScanBackward):
@@ -491,11 +615,17 @@ def _reference_of(
     def function(*variables: Tensor) -> tuple[Tensor, ...]:
         given = iter(variables)
         mixed = [next(given) if v else t for t, v in zip(inputs, variable, strict=True)]
-        y, last, steps = reference.scan(_unflatten(layer, mixed))
-        compute = torch.float64 if y.dtype == torch.float64 else torch.float32
-        return (y, *last, *(s.to(compute) for s in steps))
+        one = partial(_reference, layer)
+        return _one_by_one(one, mixed) if layer.members else one(*mixed)
 
     return function
+
+
+def _reference(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    """The reference of one member."""
+    y, last, steps = reference.scan(_unflatten(layer, inputs))
+    compute = torch.float64 if y.dtype == torch.float64 else torch.float32
+    return (y, *last, *(s.to(compute) for s in steps))
 
 
 def _reference_backward(
@@ -533,21 +663,58 @@ def _batched_backward(
     return torch.autograd.grad(out, wanted, given_grads, materialize_grads=True)
 
 
-def _loop(
-    function: Callable[..., tuple[Tensor, ...]], size: int, in_dims: tuple, args: Sequence[Any]
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """vmap, one element of the batch after the other: each is a batch of rows in itself."""
+# ---- vmap ----------------------------------------------------------------------------------------
 
-    def element(i: int) -> tuple[Tensor, ...]:
-        return function(
-            *(
-                arg.select(dim, i) if isinstance(arg, Tensor) and dim is not None else arg
-                for arg, dim in zip(args, in_dims, strict=True)
-            )
-        )
 
-    out = tuple(map(torch.stack, zip(*map(element, range(size)), strict=True)))
-    return out, (0,) * len(out)
+def _differ(layer: Layer, dims: Sequence[int | None]) -> bool:
+    """Whether elements of vmap's, by the axes of the inputs, cannot be rows of one batch: not with
+    weights of their own; nor with lengths of their own, because what is saved for backward would be
+    sorted by the lengths of all of them."""
+    return any(dim is not None for dim in (*dims[:2], *dims[_FIXED + layer.states :]))
+
+
+def _fold(
+    layer: Layer, size: int, inputs: Sequence[Tensor | None], dims: Sequence[int | None]
+) -> Fold:
+    x, lead = inputs[_FIXED - 1], 1 if layer.members else 0
+    own = x.dim() - lead - (dims[_FIXED - 1] is not None)
+    return Fold(size, lead, own, inputs[1] is not None, layer.batch_first)
+
+
+def _with_members(layer: Layer, size: int) -> Layer:
+    return layer._replace(members=size * max(layer.members, 1))
+
+
+def _one_by_one(
+    function: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """A function of one member's tensors, of all members."""
+    return tuple(map(torch.stack, zip(*(function(*own) for own in _members(tensors)), strict=True)))
+
+
+def _members(tensors: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+    """The tensors of each member."""
+    size = next(len(t) for t in tensors if t is not None)
+    return list(zip(*((None,) * size if t is None else t.unbind() for t in tensors), strict=True))
+
+
+def _member_lists(layer: Layer, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Those of all members, one after the other, as the ops of several scans take them."""
+    parts = [(None,) * layer.members if t is None else t.unbind() for t in tensors]
+    return [t for own in zip(*parts, strict=True) for t in own]
+
+
+def _member_arguments(layer: Layer, inputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """What the ops of several scans take first."""
+    cell, x, states, weights, *masks, bidirectional, batch_first = _arguments(layer, inputs)
+    lists = (_member_lists(layer, group) for group in ([x], states, weights, *([m] for m in masks)))
+    return cell, *lists, bidirectional, batch_first
+
+
+def _by_member(layer: Layer, results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The results of the ops of several scans, with an axis of members."""
+    members = layer.members
+    return tuple(t.unflatten(0, (members, t.shape[0] // members)) for t in results)
 
 
 # ---- shapes, for the compiler and the meta device ------------------------------------------------
@@ -593,10 +760,10 @@ def _fake_outputs(call: Inputs, sizes: Sequence[int], all_states: bool) -> list[
 
 
 @torch.library.register_fake("fastrnn::scan")
-def _(*args: Any) -> list[Tensor]:
-    call, save = Inputs(*args[:_INPUTS]), args[_INPUTS]
+def _fake_scan(*args: Any, allow_tf32: bool = False, all_states: bool = False) -> list[Tensor]:
+    call, (save, *flags) = Inputs(*args[:_INPUTS]), args[_INPUTS:]
     sizes = state_sizes(call)
-    out = _fake_outputs(call, sizes, save)
+    out = _fake_outputs(call, sizes, save or all_states or flags[1:] == [True])
     if save:
         x, saved = call.x, CELLS[call.cell].saved * sizes[-1]
         out.append(x.new_empty(x.numel() // x.shape[-1], 2 if call.bidirectional else 1, saved))
@@ -610,8 +777,43 @@ def _(cell: str, x: Tensor, states: Any, weights: Any, scales: Any, *rest: Any) 
     return _fake_outputs(call, state_sizes(call, scales), all_states)
 
 
+@torch.library.register_fake("fastrnn::states_at_edges")
+def _(
+    states: Tensor, batch_sizes: Tensor | None, batch: int, bidirectional: bool, batch_first: bool
+) -> Tensor:
+    directions = 2 if bidirectional else 1
+    return states.new_empty(
+        recomputing.PARTS - 1, directions, batch, states.shape[-1] // directions
+    )
+
+
 @torch.library.register_fake("fastrnn::scan_backward")
-def _(grads: Sequence[Tensor | None], *args: Any) -> list[Tensor]:
+@torch.library.register_fake("fastrnn::recompute_backward")
+def _fake_backward(grads: Sequence[Tensor | None], *args: Any, **_: Any) -> list[Tensor]:
     call, (_, *needs) = Inputs(*args[:_INPUTS]), args[_INPUTS:]
     groups = zip(([call.x], call.states, call.weights), needs)
     return [t.new_empty(t.shape) for group, needed in groups if needed for t in group]
+
+
+def _first_of(args: Sequence[Any]) -> tuple[int, list[Any]]:
+    """How many scans the arguments of several are for, and those of the first one."""
+    cell, x, states, weights, *masks = args[:7]
+    count = len(x)
+    lists = (group[: len(group) // count] for group in (states, weights))
+    return count, [cell, x[0], *lists, *(mask[0] for mask in masks), *args[7:]]
+
+
+def _side_by_side(count: int, results: Sequence[Tensor]) -> list[Tensor]:
+    return [t.new_empty(count * t.shape[0], *t.shape[1:]) for t in results]
+
+
+@torch.library.register_fake("fastrnn::scan_each")
+def _(*args: Any, **flags: Any) -> list[Tensor]:
+    count, one = _first_of(args)
+    return _side_by_side(count, _fake_scan(*one, **flags))
+
+
+@torch.library.register_fake("fastrnn::scan_each_backward")
+def _(grads: Sequence[Tensor | None], *args: Any, **flags: Any) -> list[Tensor]:
+    count, one = _first_of(args)
+    return _side_by_side(count, _fake_backward(grads, *one, **flags))

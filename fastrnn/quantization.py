@@ -153,6 +153,7 @@ def _buffers_of(layer: nn.RNNBase) -> dict[str, Tensor]:
 
 
 def _convert(layer: nn.RNNBase, buffers: dict[str, Tensor]) -> None:
+    vars(layer).pop("recompute", None)  # which is for gradients
     cell, kind, shown = _cell_of(layer), type(layer).__name__, layer.extra_repr()
     for name in layer._flat_weights_names:
         del layer._parameters[name]

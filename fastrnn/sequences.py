@@ -8,6 +8,7 @@ the kernels, and neither synchronises with the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,12 +25,18 @@ def scan(
     scales: Sequence[Tensor] = (),
     reset_to: Sequence[Tensor] = (),
     all_states: bool = False,
+    recompute: bool = False,
 ) -> Output:
     """functional.layer without autocast."""
     if inputs.lengths is not None:
         inputs = inputs._replace(lengths=placed(inputs.lengths, inputs.x))
     if reset_to:
         _check(inputs, scales, reset_to)
+        if recompute and torch.is_grad_enabled():
+            raise RuntimeError(
+                "recompute needs the kernels' own episodes, which begin with zeros: with reset_to "
+                "the kernels are called for each step, and each step saves its gates"
+            )
         if inputs.lengths is not None:
             lengths = inputs.lengths.to(inputs.x.device, non_blocking=True)
             inputs = inputs._replace(lengths=lengths)
@@ -40,9 +47,9 @@ def scan(
             return _step_by_step(one, own, direction, [s[:, direction] for s in reset_to])
 
     elif inputs.lengths is not None and _on_gpu(inputs.lengths) and inputs.x.dim() == 3:
-        run = _masked
+        run = partial(_masked, recompute=recompute)
     else:
-        return ops.scan(inputs, scales, all_states)
+        return ops.scan(inputs, scales, all_states, recompute)
     if not inputs.states:
         inputs = inputs._replace(states=ops.zeros(inputs, scales))
     out = by_direction(inputs, run)
@@ -95,7 +102,7 @@ def running(lengths: Tensor, steps: int) -> Tensor:
     return torch.arange(steps, device=lengths.device)[:, None] < lengths
 
 
-def _masked(one: Inputs, direction: int) -> Run:
+def _masked(one: Inputs, direction: int, recompute: bool) -> Run:
     """Runs all rows for all steps; x and the results are set to zero behind a row's end. In reverse
     each row is turned around its own length first, so that its last step comes first."""
     lengths = one.lengths.clamp(0, one.x.shape[0])
@@ -116,6 +123,7 @@ def _masked(one: Inputs, direction: int) -> Run:
             resets=None if one.resets is None else turn(one.resets[..., None])[..., 0],
         ),
         all_states=True,
+        recompute=recompute,
     )
     every, last = [out.y, *out.steps], []
     for t, initial in zip(every, one.states, strict=True):

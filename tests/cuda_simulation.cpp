@@ -16,7 +16,7 @@ STABLE_TORCH_LIBRARY(fastrnn_simulation, m) {
   m.def(
       "scan(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, "
       "Tensor? batch_sizes, Tensor? resets, bool bidirectional, bool batch_first, bool save, "
-      "bool allow_tf32=False) -> Tensor[]");
+      "bool allow_tf32=False, bool all_states=False) -> Tensor[]");
   m.def(
       "scan_backward(Tensor?[] grads, str cell, Tensor x, Tensor[] states, Tensor[] weights, "
       "Tensor? lengths, Tensor? batch_sizes, Tensor? resets, bool bidirectional, "

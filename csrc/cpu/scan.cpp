@@ -76,11 +76,34 @@ const Engine& int8_engine() {
   return engine();
 }
 
+// Runs scans that know nothing of each other: side by side, each on one thread, unless that leaves
+// more than half of the threads idle.
+void run_each(const std::vector<const ScanParams*>& scans,
+              void (*run)(const ScanParams&, const Pool&)) {
+  const Pool pool = torch_threads(), one{1, nullptr};
+  const int64_t count = int64_t(scans.size());
+  if (2 * count <= pool.threads) {
+    for (const ScanParams* p : scans) run(*p, pool);
+    return;
+  }
+  const ScanParams& first = *scans[0];
+  const double flops = 2. * count * first.schedule.active_rows() * first.directions *
+                       kCells[first.cell].layout.h_blocks * first.hidden_size *
+                       (first.input_size + first.output_size);
+  pool.share_out(count, flops, [&](auto next) {
+    for (int64_t i; (i = next()) >= 0;) run(*scans[i], one);
+  });
+}
+
 struct Backend {
   Backend(const Tensor& /*x*/, bool /*allow_tf32*/) {}
 
+  using Each = std::vector<const ScanParams*>;
+
   void forward(const ScanParams& p) const { engine().forward(p, torch_threads()); }
   void backward(const ScanParams& p) const { engine().backward(p, torch_threads()); }
+  void forward_each(const Each& scans) const { run_each(scans, engine().forward); }
+  void backward_each(const Each& scans) const { run_each(scans, engine().backward); }
   void forward_int8(const ScanParams& p) const { int8_engine().forward_int8(p, torch_threads()); }
 };
 
@@ -94,6 +117,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastrnn, CPU, m) {
   m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cpu::Backend>));
   m.impl("scan_int8", TORCH_BOX(&fastrnn::scan_int8<fastrnn::cpu::Backend>));
   m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cpu::Backend>));
+  m.impl("scan_each", TORCH_BOX(&fastrnn::scan_each<fastrnn::cpu::Backend>));
+  m.impl("scan_each_backward", TORCH_BOX(&fastrnn::scan_each_backward<fastrnn::cpu::Backend>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CompositeExplicitAutograd, m) {

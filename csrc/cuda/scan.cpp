@@ -8,6 +8,8 @@
 STABLE_TORCH_LIBRARY_IMPL(fastrnn, CUDA, m) {
   m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cuda::Backend>));
   m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cuda::Backend>));
+  m.impl("scan_each", TORCH_BOX(&fastrnn::scan_each<fastrnn::cuda::Backend>));
+  m.impl("scan_each_backward", TORCH_BOX(&fastrnn::scan_each_backward<fastrnn::cuda::Backend>));
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastrnn, m) { m.def("cuda_architectures() -> int[]"); }

@@ -1,4 +1,4 @@
-// The CUDA backend of the two ops.
+// The CUDA backend of the ops.
 #pragma once
 
 #include "../ops.h"
@@ -17,6 +17,12 @@ class Backend {
 
   void forward(const ScanParams& p) const { cuda::forward(p, call()); }
   void backward(const ScanParams& p) const { cuda::backward(p, call()); }
+  void forward_each(const std::vector<const ScanParams*>& scans) const {
+    for (const ScanParams* p : scans) forward(*p);
+  }
+  void backward_each(const std::vector<const ScanParams*>& scans) const {
+    for (const ScanParams* p : scans) backward(*p);
+  }
 
  private:
   Call call() const { return {device_, current_.stream(), allow_tf32_}; }
