@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.types import Device
@@ -23,7 +26,8 @@ class _Cell(variants.Variant, nn.RNNCellBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         if self._cell in variants.TORCH_CELLS:
-            super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
+            chunks = ops.CELLS[self._cell].h_blocks
+            nn.RNNCellBase.__init__(self, input_size, hidden_size, bias, chunks, device, dtype)
             return
         # torch.nn checks the arguments, in a cell that is thrown away.
         checked = nn.RNNCellBase(input_size, hidden_size, bias, 1, "meta", dtype)
@@ -42,12 +46,12 @@ _CELL_WEIGHTS = {
 
 def _cell_step(
     module: nn.RNNCellBase, cell: str, input: Tensor, states: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """One step of a cell on [B, I] or [I]. Raises what torch.nn raises."""
     names = _CELL_WEIGHTS[cell][1 if module.bias else 0]
     if ops.is_plain(input) and input.dim() == 2 and input.shape[-1] == module.input_size:
         try:
-            parameters = module._parameters
+            parameters: dict[str, Any] = module._parameters
             out = ops.run(cell, input, states, [parameters[name] for name in names])
             return out[1 : 1 + ops.CELLS[cell].states]
         except variants.REFUSED:

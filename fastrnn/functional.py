@@ -228,6 +228,7 @@ def stack(
 def _states_of_steps(out: Output, inputs: Inputs) -> list[Tensor]:
     """The states of one layer after every step, as stack returns them."""
     found = []
+    assert out.steps is not None
     for k, (every, last) in enumerate(zip((out.y, *out.steps), out.last, strict=True)):
         if inputs.batch_first:
             every = every.transpose(0, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,9 @@ class Jagged:
             raise RuntimeError(
                 f"a NestedTensor must be of layout torch.jagged, got {nested.layout}"
             )
-        nested = nested.contiguous()  # without holes between rows
-        self._offsets, values = nested.offsets(), nested.values()
-        self.lengths = self._offsets.diff()  # [B]
+        dense: Any = nested.contiguous()  # without holes between rows
+        self._offsets, values = dense.offsets(), dense.values()
+        self.lengths: Tensor = self._offsets.diff()  # [B]
         count, device = values.shape[0], self._offsets.device
         batch = self.lengths.shape[0]
         rows = torch.arange(batch, device=device)
@@ -28,12 +30,12 @@ class Jagged:
         times = torch.arange(count, device=device) - self._offsets[rows]
         self._places = (rows, times) if batch_first else (times, rows)
         # torch may know the longest row; asking the offsets would break a compiled graph.
-        self._longest = getattr(nested, "_maybe_max_seqlen", None)
+        self._longest = getattr(dense, "_maybe_max_seqlen", None)
         if self._longest is None and not torch.compiler.is_compiling():
             self._longest = int(self.lengths.max())
         steps = count if self._longest is None else self._longest
         self._shape = (batch, steps) if batch_first else (steps, batch)
-        self.x = self.padded(values)
+        self.x: Tensor = self.padded(values)
 
     def padded(self, values: Tensor) -> Tensor:
         """Pads values of all steps, row after row: [T, B, ...], or [B, T, ...] with batch_first."""

@@ -86,7 +86,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
             return
         # torch.nn checks the arguments, in a layer that is thrown away.
         variants.take_arguments(self, nn.RNNBase("LSTM", *sizes, *others, "meta", dtype))
-        self.mode = self._mode
+        self.mode: str = self._mode
         self._flat_weights_names, self._all_weights = [], []
         directions = ("", "_reverse") if self.bidirectional else ("",)
         inputs = self.input_size
@@ -116,6 +116,11 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
 
     @overload
     def forward(
+        self, input: PackedSequence, hx: States | None = None
+    ) -> tuple[PackedSequence, States]: ...
+
+    @overload
+    def forward(
         self,
         input: Tensor,
         hx: States | None = None,
@@ -125,11 +130,6 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         reset_to: Literal["zeros", "hx"] | States = _ZEROS,
         return_states: Literal[True],
     ) -> tuple[Tensor, States, States]: ...
-
-    @overload
-    def forward(
-        self, input: PackedSequence, hx: States | None = None
-    ) -> tuple[PackedSequence, States]: ...
 
     def forward(
         self,
@@ -218,7 +218,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
 
     def _run(self, x: Tensor, states: Sequence[Tensor], layer: int = 0) -> Sequence[Tensor]:
         """ops.run of a layer's weights."""
-        parameters = self._parameters
+        parameters: dict[str, Any] = self._parameters
         weights = [parameters[name] for name in self._of_layer(self._flat_weights_names, layer)]
         return ops.run(self._cell, x, states, weights, self.bidirectional, self.batch_first)
 
@@ -466,10 +466,11 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
         others = (batch_first, dropout, bidirectional, proj_size, device, dtype)
         super().__init__(*sizes, *others, recompute=recompute)
 
-    # What subclasses of torch.nn.LSTM call; the others are torch.nn.RNNBase's.
-    check_forward_args = nn.LSTM.check_forward_args
-    get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    permute_hidden = nn.LSTM.permute_hidden
+    # What subclasses of torch.nn.LSTM call; the others are torch.nn.RNNBase's. Of any type, because
+    # torch.nn.LSTM's take pairs where RNNBase's take tensors.
+    check_forward_args: Any = nn.LSTM.check_forward_args
+    get_expected_cell_size: Any = nn.LSTM.get_expected_cell_size
+    permute_hidden: Any = nn.LSTM.permute_hidden
 
 
 class GRU(variants.GRUOptions, _Layers[Tensor]):
@@ -636,12 +637,13 @@ class RNN(_Layers[Tensor]):
         others = (batch_first, dropout, bidirectional, proj_size, device, dtype)
         super().__init__(*sizes, *others, recompute=recompute)
 
+    # Read only, because nonlinearity says it.
     @property
-    def _cell(self) -> str:
+    def _cell(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         if self.nonlinearity not in variants.RNNS:  # set later; the constructor has its own error
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return variants.RNNS[self.nonlinearity]
 
     @property
-    def _mode(self) -> str:
+    def _mode(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"RNN_{self.nonlinearity.upper()}"

@@ -17,17 +17,16 @@ from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batched
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling
 
-from . import (
-    _C,  # noqa: F401  (registers the ops)
-    recomputing,
-    reference,
-)
+from . import recomputing, reference
 from .batching import Fold, Kind, into_members, out_of_members
 from .reference import Inputs, Output
+
+import_module("fastrnn._C")  # registers the ops
 
 
 def _load_cuda() -> str:
@@ -57,7 +56,6 @@ _plain_scan = _scan._op
 _plain_scan_int8 = _scan_int8._op
 _plain_scan_backward = _scan_backward._op
 _plain_recompute_backward = _recompute_backward._op
-_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 class CellInfo(NamedTuple):
@@ -276,7 +274,8 @@ def _allow_tf32(x: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result
 def _tf32_flag() -> bool:
-    return torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    rnn: Any = torch.backends.cudnn.rnn  # whose flags torch's types do not have
+    return rnn.fp32_precision == "tf32"
 
 
 def _transformed() -> bool:
@@ -387,7 +386,8 @@ def _spread(
     layer: Layer, needs: tuple[bool, bool, bool], found: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """The gradients that were needed, one for each argument of a Function."""
-    of_inputs, at = [None] * _FIXED, 0
+    of_inputs: list[Tensor | None] = [None] * _FIXED
+    at = 0
     for needed, count in zip(needs, (1, layer.states, layer.weights)):
         of_inputs += found[at : at + count] if needed else [None] * count
         at += count * needed
@@ -494,15 +494,16 @@ class _PlainScan(Function):
 
 # Function.apply looks for arguments by name and for functorch first, which takes 2 us; this is what
 # it calls then.
-_apply_plain = super(Function, _PlainScan).apply
+_base: Any = super(Function, _PlainScan)
+_apply_plain = _base.apply
 
 
 class _ScanWithTangents(_Scan):
     """With forward-mode AD. Apart, because Dynamo refuses a Function that has jvp."""
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        inputs, tangents = ctx.saved_tensors, tangents[1:]
         function = _reference_of(ctx.layer, inputs, [t is not None for t in tangents])
         primals = [p for p, t in zip(inputs, tangents, strict=True) if t is not None]
         given = [t for t in tangents if t is not None]
@@ -512,7 +513,7 @@ class _ScanWithTangents(_Scan):
 
 def _split(
     layer: Layer, tensors: Sequence[Tensor | None]
-) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor]]:
+) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None], Sequence[Tensor | None]]:
     """The gradients, inputs and outputs that _ScanBackward takes."""
     start, end = layer.grads, layer.grads + layer.inputs
     return tensors[:start], tensors[start:end], tensors[end:]
@@ -549,7 +550,7 @@ class _ScanBackward(Function):
     def backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         function, variable = _reference_backward(ctx.layer, ctx.needs, tensors)
-        out, pull = torch.func.vjp(function, *(t for t, v in zip(tensors, variable) if v))
+        out, pull, *_ = torch.func.vjp(function, *(t for t, v in zip(tensors, variable) if v))
         found = iter(
             pull(tuple(torch.zeros_like(o) if g is None else g for o, g in zip(out, grad_grads)))
         )
@@ -599,8 +600,8 @@ def _tangents(
 
     torch.func.jvp would do, but not within another level of forward-mode AD.
     """
-    out, pull = torch.func.vjp(function, *primals)
-    _, push = torch.func.vjp(pull, tuple(map(torch.zeros_like, out)))
+    out, pull, *_ = torch.func.vjp(function, *primals)
+    _, push, *_ = torch.func.vjp(pull, tuple(map(torch.zeros_like, out)))
     return push(tuple(given))[0]
 
 
@@ -639,7 +640,7 @@ def _reference_backward(
 
     def backward(*variables: Tensor) -> tuple[Tensor, ...]:
         given, variables = iter(variables[: sum(known)]), variables[sum(known) :]
-        out, pull = torch.func.vjp(function, *variables)
+        out, pull, *_ = torch.func.vjp(function, *variables)
         filled = (next(given) if k else torch.zeros_like(o) for o, k in zip(out, known))
         found = zip(layer.groups, pull(tuple(filled)), strict=True)
         return tuple(grad for group, grad in found if needs[group])
@@ -655,10 +656,12 @@ def _batched_backward(
     grads, inputs, _ = _split(layer, tensors)
     variable = layer.differentiable
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_() for t, v in zip(inputs, variable) if v]
+        given = (t for t, v in zip(inputs, variable) if v and t is not None)
+        leaves = [t.detach().requires_grad_() for t in given]
         out = _reference_of(layer, inputs, variable)(*leaves)
     known = [(o, g) for o, g in zip(out, grads) if g is not None]
-    wanted = [leaf for leaf, group in zip(leaves, layer.groups) if needs[group]]
+    groups = zip(leaves, layer.groups, strict=True)
+    wanted = [leaf for leaf, group in groups if needs[group]]
     out, given_grads = zip(*known)
     return torch.autograd.grad(out, wanted, given_grads, materialize_grads=True)
 

@@ -100,7 +100,8 @@ def quantize_(model: nn.Module, dtype: torch.dtype = torch.int8) -> nn.Module:
     """
     if dtype != torch.int8:
         raise ValueError(f"quantize_ knows torch.int8 only, got {dtype}")
-    found = [m for m in model.modules() if type(m) in _LAYERS]
+    recurrent = (m for m in model.modules() if isinstance(m, nn.RNNBase))
+    found = [m for m in recurrent if type(m) in _LAYERS]
     if not found and not any(isinstance(m, Quantized) for m in model.modules()):
         raise ValueError(
             f"there is no layer to quantise in this {type(model).__name__}: quantize_ takes LSTM, "
@@ -185,7 +186,7 @@ class Quantized(modules._Layers[Any]):
         return ops.run_int8(self._cell, x, states, *own, self.bidirectional, self.batch_first)
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
-        buffers = self._buffers
+        buffers: dict[str, Any] = self._buffers
         weights = [buffers[name] for name in self._flat_weights_names]
         return weights, [buffers[name] for name in self._scale_names]
 
@@ -204,7 +205,7 @@ class Quantized(modules._Layers[Any]):
                 "torch.no_grad() or inference_mode()"
             )
 
-    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Any, recurse: bool = True) -> Quantized:
         """Moves, but keeps the types: half precision would spoil the scales."""
 
         def keep_type(t: Tensor) -> Tensor:

@@ -208,7 +208,8 @@ class Weights(NamedTuple):
         ih, hh, *rest = tensors
         peephole = rest.pop() if CELLS[cell].peepholes else None
         hr = rest.pop() if len(rest) % 2 else None
-        return Weights(ih, hh, *(rest or (None, None)), hr, peephole)
+        bias_ih, bias_hh = rest or (None, None)
+        return Weights(ih, hh, bias_ih, bias_hh, hr, peephole)
 
 
 class Inputs(NamedTuple):
@@ -243,7 +244,7 @@ def scan(inputs: Inputs) -> Output:
     """What the op fastrnn::scan computes, with all steps, which are of the type of x here."""
     x, resets = inputs.x, inputs.resets
     if inputs.batch_sizes is not None:
-        return _packed(inputs)
+        return _packed(inputs, inputs.batch_sizes)
     if x.dim() == 2:  # a single step
         inputs = inputs._replace(
             x=x[None],
@@ -253,6 +254,7 @@ def scan(inputs: Inputs) -> Output:
             batch_first=False,
         )
         y, last, steps = scan(inputs)
+        assert steps is not None
         return Output(y[0], tuple(s[0] for s in last), tuple(s[0] for s in steps))
     return by_direction(inputs, _direction)
 
@@ -279,8 +281,9 @@ def by_direction(inputs: Inputs, run: Callable[[Inputs, int], Run]) -> Output:
     if inputs.batch_first:
         x, resets = inputs.x.transpose(0, 1), inputs.resets
         resets = None if resets is None else resets.transpose(0, 1)
-        out = by_direction(inputs._replace(x=x, resets=resets, batch_first=False), run)
-        return Output(out.y.transpose(0, 1), out.last, tuple(s.transpose(0, 1) for s in out.steps))
+        y, last, steps = by_direction(inputs._replace(x=x, resets=resets, batch_first=False), run)
+        assert steps is not None
+        return Output(y.transpose(0, 1), last, tuple(s.transpose(0, 1) for s in steps))
     x, resets, lengths = inputs.x, inputs.resets, inputs.lengths
     directions = 2 if inputs.bidirectional else 1
     count = len(inputs.weights) // directions
@@ -356,10 +359,10 @@ def _direction(inputs: Inputs, direction: int) -> Run:
     return [torch.stack(parts) for parts in zip(*every, strict=True)], states
 
 
-def _packed(inputs: Inputs) -> Output:
+def _packed(inputs: Inputs, batch_sizes: Tensor) -> Output:
     """A packed batch, as the padded one that it stands for."""
-    sizes = inputs.batch_sizes.tolist()
-    times = torch.repeat_interleave(torch.arange(len(sizes)), inputs.batch_sizes)
+    sizes = batch_sizes.tolist()
+    times = torch.repeat_interleave(torch.arange(len(sizes)), batch_sizes)
     rows = torch.cat([torch.arange(size) for size in sizes])
 
     def pad(data: Tensor) -> Tensor:
@@ -375,4 +378,5 @@ def _packed(inputs: Inputs) -> Output:
             batch_first=False,
         )
     )
+    assert steps is not None
     return Output(y[times, rows], last, tuple(s[times, rows] for s in steps))

@@ -105,6 +105,7 @@ def running(lengths: Tensor, steps: int) -> Tensor:
 def _masked(one: Inputs, direction: int, recompute: bool) -> Run:
     """Runs all rows for all steps; x and the results are set to zero behind a row's end. In reverse
     each row is turned around its own length first, so that its last step comes first."""
+    assert one.lengths is not None
     lengths = one.lengths.clamp(0, one.x.shape[0])
     runs, any_step = running(lengths, one.x.shape[0])[..., None], (lengths > 0)[:, None]
     times = torch.arange(one.x.shape[0], device=lengths.device)[:, None]
@@ -125,6 +126,7 @@ def _masked(one: Inputs, direction: int, recompute: bool) -> Run:
         all_states=True,
         recompute=recompute,
     )
+    assert out.steps is not None
     every, last = [out.y, *out.steps], []
     for t, initial in zip(every, one.states, strict=True):
         end = (lengths - 1).clamp_min(0)[None, :, None].expand(1, -1, t.shape[-1])
@@ -136,14 +138,15 @@ def _step_by_step(
     one: Inputs, scales: Sequence[Tensor], direction: int, reset_to: Sequence[Tensor]
 ) -> Run:
     """One call for each step, from the states before it or those that its episode begins with."""
-    x, states, runs = one.x, one.states, None
+    x, states, resets, runs = one.x, one.states, one.resets, None
+    assert resets is not None
     if one.lengths is not None:
         runs = running(one.lengths, x.shape[0])[..., None]
         x = torch.where(runs, x, 0.0)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     every: list[Sequence[Tensor]] = [()] * len(x)
     for t in reversed(range(len(x))) if direction else range(len(x)):
-        starts = one.resets[t][:, None]
+        starts = resets[t][:, None]
         before = [torch.where(starts, r[t], s) for r, s in zip(reset_to, states, strict=True)]
         if runs is not None:
             before = [torch.where(runs[t], s, 0.0) for s in before]

@@ -12,7 +12,7 @@ Architectures" (2015).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ REFUSED = (AttributeError, KeyError, RuntimeError, TypeError)
 
 def named_weights(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
     """The weights as they are now; a parametrization may compute some of them."""
-    parameters = module._parameters
+    parameters: dict[str, Any] = module._parameters
     try:
         return [parameters[name] for name in names]
     except KeyError:
@@ -56,13 +56,17 @@ def check_pair(module: nn.Module, states: Any, name: str = "hx") -> None:
 
 def name_of(module: nn.Module) -> str:
     """That of our class, which torch.nn names in errors of its subclasses, too."""
-    ours = (c for c in type(module).__mro__ if c.__module__.startswith(__package__))
+    ours = (c for c in type(module).__mro__ if c.__module__.startswith("fastrnn."))
     return next(ours).__name__
 
 
 class Variant(nn.Module):
     """What lets a layer, or a cell, be another one than torch.nn's."""
 
+    input_size: int
+    hidden_size: int
+    bias: bool
+    reset_parameters: Callable[[], None]
     _cell: str  # its name for the ops
     _options: dict[str, Any] = {}  # noqa: RUF012  (that a class adds to torch.nn's, off)
     learned_input: bool = False

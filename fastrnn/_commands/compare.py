@@ -120,7 +120,7 @@ def _modules_of(package: object) -> Factory:
 PROVIDERS: dict[str, Factory] = {PEER: _modules_of(nn), OURS: _modules_of(modules)}
 
 # Every cell as a module.
-MODULES: dict[str, Callable[[int, int], nn.Module]] = {
+MODULES: dict[str, Callable[[int, int], nn.RNNBase]] = {
     "rnn_tanh": modules.RNN,
     "rnn_relu": partial(modules.RNN, nonlinearity="relu"),
     "lstm": modules.LSTM,
@@ -152,10 +152,11 @@ def _loop(compiles: bool, cell: str, inputs: int, hidden: int) -> nn.Module:
 
 
 def _run_loop(
-    cell: str, layer: nn.Module, step: Callable[..., Sequence[Tensor]], x: Tensor
+    cell: str, layer: nn.RNNBase, step: Callable[..., Sequence[Tensor]], x: Tensor
 ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
     form, own = reference.CELLS[cell], reference.Weights.of(cell, list(layer.parameters()))
     hidden = layer.hidden_size
+    assert own.bias_hh is not None
     states: Sequence[Tensor] = [x.new_zeros(x.shape[1], hidden) for _ in range(form.states)]
     peepholes = () if own.peephole is None else (own.peephole.chunk(len(form.peepholes)),)
     blocks = own.ih.shape[0] // hidden
@@ -172,7 +173,7 @@ def _run_loop(
         states = step(form.step, parts, products, states, *peepholes)
         every.append(states[0])
     last = tuple(s[None] for s in states)
-    return torch.stack(every), last if len(last) > 1 else last[0]
+    return torch.stack(every), last[0] if len(last) == 1 else last
 
 
 def _step(
