@@ -254,12 +254,13 @@ def _layers_of(model: nn.Module) -> dict[str, nn.RNNBase]:
     for name, module in model.named_modules():
         if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
             raise ValueError(
-                f"{_shown(name, 'module')} is compiled, and calls no hooks: give a Stream the module that it "
-                "was made of"
+                f"{_shown(name, 'module')} is compiled, and calls no hooks: give a Stream the "
+                "module that it was made of"
             )
         if isinstance(module, nn.RNNCellBase):
             raise ValueError(
-                f"{_shown(name, 'module')} is a cell, whose states its caller keeps: a Stream takes layers"
+                f"{_shown(name, 'module')} is a cell, whose states its caller keeps: a "
+                "Stream takes layers"
             )
         if isinstance(module, nn.RNNBase):
             if module.bidirectional:
@@ -269,8 +270,8 @@ def _layers_of(model: nn.Module) -> dict[str, nn.RNNBase]:
             found[name] = module
         elif conversion._is_recurrent(module):
             raise ValueError(
-                f"{_shown(name, 'module')} is a {conversion._class_name(module)}: a Stream takes layers of "
-                "fastrnn's and of torch.nn's"
+                f"{_shown(name, 'module')} is a {conversion._class_name(module)}: a Stream "
+                "takes layers of fastrnn's and of torch.nn's"
             )
     if not found:
         raise ValueError(f"there is no recurrent layer in this {type(model).__name__}")
