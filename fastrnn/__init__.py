@@ -23,6 +23,7 @@ from .modules import (
     RNNCell,
 )
 from .quantization import quantize_
+from .streaming import Stream
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MUT2Cell",
     "MUT3Cell",
     "RNNCell",
+    "Stream",
     "convert",
     "functional",
     "patched",

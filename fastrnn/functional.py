@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -97,6 +98,7 @@ def _layer(
     recompute: bool,
 ) -> Output:
     x = inputs.x
+    _check_local((x,), inputs.states, inputs.weights, reset_to)
     if scales:
         _check_int8(x)
     else:
@@ -122,6 +124,21 @@ def why_no_kernels(device: torch.device) -> str:
         f"fastrnn has no kernels for the device {device} in this build{reason}; it has them "
         f"for {', '.join(DEVICES)}"
     )
+
+
+def _check_local(*groups: Sequence[Tensor]) -> None:
+    """The ops know nothing of how a DTensor is shared out, and torch's error does not say what to
+    do. Asked by an attribute, because importing DTensor takes a second."""
+    if torch.compiler.is_compiling():
+        return
+    for t in chain.from_iterable(groups):
+        if type(t) not in (Tensor, torch.nn.Parameter) and hasattr(t, "device_mesh"):
+            raise RuntimeError(
+                "fastrnn takes no DTensor, as input, hx or weight: share the batch out by "
+                "DistributedDataParallel or fully_shard, or call the layer on each process's part "
+                "by torch.distributed.tensor.experimental.local_map; weights cannot be cut into "
+                "parts (tensor parallel)"
+            )
 
 
 def _check_device(x: Tensor) -> None:
@@ -250,6 +267,7 @@ def step(
     Under autocast it computes in the type of the weights, so that states which go from step to step
     are not rounded each time.
     """
+    _check_local((x,), states, weights)
     _check_device(x)
     if torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type):
         dtype = weights[0].dtype
