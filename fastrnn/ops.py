@@ -292,8 +292,8 @@ def _transformed() -> bool:
 #               or of a layer that recomputes them its states but h at some steps; or nothing
 #
 # _ScanBackward takes the gradients of the outputs, the inputs, and what backward needs of the
-# outputs: y, *steps, and the saved values; or y and the states at some steps. Members are scans side
-# by side, with weights of their own, as vmap asks for them: all tensors begin with an axis of
+# outputs: y, *steps, and the saved values; or y and the states at some steps. Members are scans
+# side by side, with weights of their own, as vmap asks for them: all tensors begin with an axis of
 # members.
 _FIXED = 4  # lengths, batch_sizes, resets, x
 
@@ -625,6 +625,7 @@ def _reference_of(
 def _reference(layer: Layer, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     """The reference of one member."""
     y, last, steps = reference.scan(_unflatten(layer, inputs))
+    assert steps is not None
     compute = torch.float64 if y.dtype == torch.float64 else torch.float32
     return (y, *last, *(s.to(compute) for s in steps))
 
