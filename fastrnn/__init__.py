@@ -6,7 +6,7 @@ import pkgutil
 # the one that has the extension modules: look for them there, too.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import functional
+from . import export, flops, functional, onnx  # noqa: F401  (flops registers its formulas)
 from .modules import (
     GRU,
     LSTM,
@@ -37,6 +37,8 @@ __all__ = [
     "MUT2Cell",
     "MUT3Cell",
     "RNNCell",
+    "export",
     "functional",
+    "onnx",
     "quantize_",
 ]
