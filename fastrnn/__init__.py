@@ -6,7 +6,7 @@ import pkgutil
 # the one that has the extension modules: look for them there, too.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import functional
+from . import export, flops, functional, onnx  # noqa: F401  (flops registers its formulas)
 from .conversion import convert, patched, report, revert
 from .modules import (
     GRU,
@@ -41,7 +41,9 @@ __all__ = [
     "RNNCell",
     "Stream",
     "convert",
+    "export",
     "functional",
+    "onnx",
     "patched",
     "quantize_",
     "report",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.types import Device
 
 from . import functional, ops, variants
@@ -119,6 +120,8 @@ class LSTMCell(variants.LSTMOptions, _Cell, nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step: input [B, I] or [I], hx (h, c) of [B, H] or [H] each. Returns (h, c)."""
+        if isinstance(input, Proxy):
+            return variants.as_leaf(self, input, hx)
         if hx is not None:
             variants.check_pair(self, hx)
         h, c = _cell_step(self, self._cell, input, () if hx is None else tuple(hx))
@@ -130,6 +133,8 @@ class _CellOfH(_Cell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
+        if isinstance(input, Proxy):
+            return variants.as_leaf(self, input, hx)
         return _cell_step(self, self._cell, input, () if hx is None else (hx,))[0]
 
 
@@ -191,6 +196,8 @@ class RNNCell(nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step: input [B, I] or [I], hx [B, H] or [H]. Returns h."""
+        if isinstance(input, Proxy):
+            return variants.as_leaf(self, input, hx)
         if self.nonlinearity not in variants.RNNS:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         states = () if hx is None else (hx,)

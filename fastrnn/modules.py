@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
@@ -202,6 +203,10 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
                 return out[0], out[1] if count == 1 else (out[1], out[2])
             except variants.REFUSED:
                 pass  # what follows says why, as torch.nn does
+        if isinstance(input, Proxy):
+            how = {"lengths": lengths, "resets": resets, "reset_to": reset_to}
+            how["return_states"] = return_states
+            return variants.as_leaf(self, input, hx, **({} if padded else how))
         if isinstance(input, PackedSequence):
             if not padded:
                 raise ValueError(

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
 from torch._C import _is_any_autocast_enabled as is_any_autocast_enabled
+from torch._C import _is_tracing as is_tracing
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch._C._functorch import is_legacy_batchedtensor as _is_legacy_batched
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.autograd import Function, forward_ad
-from torch.compiler import is_dynamo_compiling
+from torch.autograd import Function, forward_ad, profiler
+from torch.compiler import is_dynamo_compiling, is_exporting
 
 from . import recomputing, reference
 from .batching import Fold, Kind, into_members, out_of_members
@@ -121,10 +122,22 @@ def scan(
     recompute: bool = False,
 ) -> Output:
     """functional.layer of what the ops take, without autocast."""
+    if profiler._is_profiler_enabled and not is_dynamo_compiling():
+        with _named("scan_int8" if scales else "scan", inputs.cell):
+            return _scan_of(inputs, scales, all_states, recompute)
+    return _scan_of(inputs, scales, all_states, recompute)
+
+
+def _named(op: str, cell: str) -> profiler.record_function:
+    """A range of torch.profiler's with the name of the cell, which the op's own has not."""
+    return profiler.record_function(f"fastrnn::{op}({cell})")
+
+
+def _scan_of(inputs: Inputs, scales: Sequence[Tensor], all_states: bool, recompute: bool) -> Output:
     cell, x, states, weights = inputs[:4]
     if scales:
         out = _run_int8(inputs, scales, all_states)
-    elif _needs_grad(x, states, weights) or _transformed():
+    elif _transformed() or (_needs_grad(x, states, weights) and not _recorded()):
         layer, tensors = _flatten(inputs)
         single = x.dim() == 2 and inputs.batch_sizes is None
         if recompute and not single:
@@ -213,11 +226,15 @@ def run(
     weights: Sequence[Tensor],
     bidirectional: bool = False,
     batch_first: bool = False,
+    named: bool = False,
 ) -> Sequence[Tensor]:
     """scan of a plain x, without what a single step or layer does not need: at T = B = 1 the rest
     of scan, functional and modules takes longer than the kernel. Returns y, the last states, and
     more. What does not fit raises some exception."""
-    if _needs_grad(x, states, weights):
+    if profiler._is_profiler_enabled and not named:
+        with _named("scan", cell):
+            return run(cell, x, states, weights, bidirectional, batch_first, True)
+    if _needs_grad(x, states, weights) and not is_tracing():
         layer = Layer(cell, bidirectional, batch_first, len(states), len(weights))
         return _apply_plain(layer, None, None, None, x, *states, *weights)
     return _plain_scan(
@@ -233,8 +250,12 @@ def run_int8(
     scales: Sequence[Tensor],
     bidirectional: bool,
     batch_first: bool,
+    named: bool = False,
 ) -> Sequence[Tensor]:
     """run with weights of int8."""
+    if profiler._is_profiler_enabled and not named:
+        with _named("scan_int8", cell):
+            return run_int8(cell, x, states, weights, scales, bidirectional, batch_first, True)
     _refuse_grad(x, states)
     weights = _with_peepholes_of(cell, x, weights, bidirectional)
     return _plain_scan_int8(
@@ -276,6 +297,12 @@ def _allow_tf32(x: Tensor) -> bool:
 def _tf32_flag() -> bool:
     rnn: Any = torch.backends.cudnn.rnn  # whose flags torch's types do not have
     return rnn.fp32_precision == "tf32"
+
+
+def _recorded() -> bool:
+    """Whether torch.export or torch.jit.trace records the call. What they keep is a graph of ops
+    without autograd.Functions, for inference: it must save nothing for backward."""
+    return is_exporting() or is_tracing()
 
 
 def _transformed() -> bool:
@@ -489,7 +516,11 @@ class _PlainScan(Function):
         needs = _needs(layer, ctx.needs_input_grad)
         outputs, tf32 = tensors[layer.inputs :], _allow_tf32(given[1])
         run = _plain_scan_backward if layer.keeps == "gates" else _plain_recompute_backward
-        return _spread(layer, needs, run(grads, *given, outputs, *needs, tf32))
+        arguments = (grads, *given, outputs, *needs, tf32)
+        if profiler._is_profiler_enabled:
+            with _named("scan_backward", layer.cell):
+                return _spread(layer, needs, run(*arguments))
+        return _spread(layer, needs, run(*arguments))
 
 
 # Function.apply looks for arguments by name and for functorch first, which takes 2 us; this is what

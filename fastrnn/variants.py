@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Proxy
 from torch.types import Device
 
 from . import ops
@@ -52,6 +53,18 @@ def check_pair(module: nn.Module, states: Any, name: str = "hx") -> None:
     if len(states) != 2:
         op = "lstm_cell" if isinstance(module, nn.RNNCellBase) else "lstm"
         raise RuntimeError(f"{op} expects two hidden states, got {len(states)} as {name}")
+
+
+def as_leaf(module: nn.Module, input: Proxy, *args: Any, **kwargs: Any) -> Proxy:
+    """The call as one node of the graph that torch.fx traces: torch.fx goes into all modules but
+    torch.nn's own."""
+    tracer = input.tracer
+    if tracer.root is module:
+        raise RuntimeError(
+            f"torch.fx cannot trace {name_of(module)} by itself, only a module that holds it"
+        )
+    args = (input, *args)
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args, kwargs)
 
 
 def name_of(module: nn.Module) -> str:

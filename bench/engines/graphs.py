@@ -7,9 +7,10 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-# The gates in torch's order, and in ONNX's.
-GATES = {"LSTM": ("ifgo", "iofg"), "GRU": ("rzn", "zrn"), "RNN": ("h", "h")}
-ATTRIBUTES = {"LSTM": {}, "GRU": {"linear_before_reset": 1}, "RNN": {}}
+from fastrnn import reference
+from fastrnn.onnx import NODES
+
+CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}
 OPSET, IR = 14, 8
 
 
@@ -50,13 +51,14 @@ def _layer(
 ) -> list[NodeProto]:
     """The layer's nodes; its weights are added to the list."""
     kind = type(module).__name__
+    cell = CELLS[kind]
 
     def constant(name: str, value: Tensor) -> str:
         weights.append(numpy_helper.from_array(value.numpy(), name))
         return name
 
     def blocks(name: str) -> Tensor:
-        ours, theirs = GATES[kind]
+        ours, theirs = reference.CELLS[cell].x, NODES[cell].gates
         weight = getattr(module, f"{name}_l{layer}").detach()
         of_gate = dict(zip(ours, weight.chunk(len(ours)), strict=True))
         return torch.cat([of_gate[gate] for gate in theirs])
@@ -73,7 +75,9 @@ def _layer(
     last = layer == module.num_layers - 1
     made = ["y" if last else f"y{layer}"]
     made += [f"next_{state}{layer}" for state in states_of(module)]
-    node = helper.make_node(kind, taken, made, hidden_size=module.hidden_size, **ATTRIBUTES[kind])
+    node = helper.make_node(
+        kind, taken, made, hidden_size=module.hidden_size, **NODES[cell].attributes
+    )
     if last:
         return [node]
     axis = constant(f"axis{layer}", torch.tensor([1]))
