@@ -78,8 +78,8 @@ def layer(
             slower, and an LSTM's c is rounded to the type of x after each step.
         all_states: whether the output's steps hold the states but h after every step. They are
             None if not.
-        recompute: whether to keep only the states for the gradient and compute the gates again in
-            backward, an eighth of the steps at a time; see fastrnn.LSTM.
+        recompute: whether to keep some states only for the gradient, and compute the gates again in
+            backward, a twelfth of the steps at a time; see fastrnn.LSTM.
 
     Raises:
         RuntimeError: the device has no kernels, or a shape, type or device does not fit; the

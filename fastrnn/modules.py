@@ -438,7 +438,13 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
             H rows each, but for that one's.
         peephole: adds p_i c, p_f c and p_o c' to the sums of i, f and o: Gers & Schmidhuber 2000.
             weight_peephole_l{k}, of shape [3 * H], is p_i, p_f, p_o.
-        recompute: RECOMPUTE
+        recompute: whether forward keeps, for the gradient, no more than the output and the states
+            at eleven steps, and backward computes the rest again, a twelfth of the steps at a time.
+            A training step then takes 1.3 to 1.75 times as long, and MEMORY of the memory for an
+            LSTM or a GRU; an RNN saves nothing but its output, and gains nothing. The results are
+            the same to the bit, and so are the gradients of the input and of the states, but for
+            roundings of an LSTM's c in 16-bit types and of sums over both directions. Gradients of
+            weights are summed over the parts in float32.
 
     Raises:
         ValueError: there are no such gates; peephole without all of them; forget_bias without a

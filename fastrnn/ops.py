@@ -7,6 +7,7 @@ not have (second derivatives, tangents) is computed by fastrnn.reference, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -141,12 +142,12 @@ def _scan_of(inputs: Inputs, scales: Sequence[Tensor], all_states: bool, recompu
         layer, tensors = _flatten(inputs)
         single = x.dim() == 2 and inputs.batch_sizes is None
         if recompute and not single:
-            layer = layer._replace(keeps="states")
+            layer = replace(layer, keeps="states")
         if torch.compiler.is_compiling():
             out = _Scan.apply(layer, *tensors)
         elif _transformed():
             if not _may_need_grad(tensors):
-                layer = layer._replace(keeps="nothing")
+                layer = replace(layer, keeps="nothing")
             out = _ScanWithTangents.apply(layer, *tensors)
         else:
             out = _apply_plain(layer, *tensors)
@@ -319,14 +320,16 @@ def _transformed() -> bool:
 #               or of a layer that recomputes them its states but h at some steps; or nothing
 #
 # _ScanBackward takes the gradients of the outputs, the inputs, and what backward needs of the
-# outputs: y, *steps, and the saved values; or y and the states at some steps. Members are scans
-# side by side, with weights of their own, as vmap asks for them: all tensors begin with an axis of
-# members.
+# outputs: y, *steps, and the saved values; or y and the states at some steps.
+#
+# Members are scans side by side, with weights of their own, as vmap asks for them: all tensors
+# begin with an axis of members.
 _FIXED = 4  # lengths, batch_sizes, resets, x
 
 
-class Layer(NamedTuple):
-    """What of the inputs is not a tensor."""
+@dataclass
+class Layer:
+    """What of the inputs is not a tensor. A tuple would be taken to pieces by every transform."""
 
     cell: str
     bidirectional: bool
@@ -394,9 +397,9 @@ def _flatten(inputs: Inputs) -> tuple[Layer, tuple[Tensor | None, ...]]:
 def _arguments(layer: Layer, tensors: Sequence[Any]) -> tuple[Any, ...]:
     """The fields of Inputs: what the ops take first."""
     lengths, batch_sizes, resets, x, *rest = tensors
-    cell, bidirectional, batch_first, count = layer[:4]
-    states, weights = rest[:count], rest[count:]
-    return cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first
+    states, weights = rest[: layer.states], rest[layer.states :]
+    how = (layer.bidirectional, layer.batch_first)
+    return layer.cell, x, states, weights, lengths, batch_sizes, resets, *how
 
 
 def _unflatten(layer: Layer, tensors: Sequence[Any]) -> Inputs:
@@ -559,7 +562,7 @@ class _ScanBackward(Function):
     ) -> tuple[Tensor, ...]:
         grads, inputs, outputs = _split(layer, tensors)
         if layer.members and layer.keeps == "states":
-            one = partial(_ScanBackward.forward, layer._replace(members=0), needs)
+            one = partial(_ScanBackward.forward, replace(layer, members=0), needs)
             return _one_by_one(one, tensors)
         if layer.members:
             given = _member_arguments(layer, inputs)
@@ -717,7 +720,7 @@ def _fold(
 
 
 def _with_members(layer: Layer, size: int) -> Layer:
-    return layer._replace(members=size * max(layer.members, 1))
+    return replace(layer, members=size * max(layer.members, 1))
 
 
 def _one_by_one(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .reference import Inputs, starts_over
 
-PARTS = 8
+PARTS = 12
 SCHEMA = (
     "(Tensor?[] grads, str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, "
     "Tensor? batch_sizes, Tensor? resets, bool bidirectional, bool batch_first, Tensor[] outputs, "

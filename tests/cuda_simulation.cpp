@@ -22,11 +22,22 @@ STABLE_TORCH_LIBRARY(fastrnn_simulation, m) {
       "Tensor? lengths, Tensor? batch_sizes, Tensor? resets, bool bidirectional, "
       "bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, bool needs_weights, "
       "bool allow_tf32=False) -> Tensor[]");
+  m.def(
+      "scan_each(str cell, Tensor[] x, Tensor[] states, Tensor[] weights, Tensor?[] lengths, "
+      "Tensor?[] batch_sizes, Tensor?[] resets, bool bidirectional, bool batch_first, bool save, "
+      "bool allow_tf32=False, bool all_states=False) -> Tensor[]");
+  m.def(
+      "scan_each_backward(Tensor?[] grads, str cell, Tensor[] x, Tensor[] states, "
+      "Tensor[] weights, Tensor?[] lengths, Tensor?[] batch_sizes, Tensor?[] resets, "
+      "bool bidirectional, bool batch_first, Tensor[] outputs, bool needs_x, bool needs_states, "
+      "bool needs_weights, bool allow_tf32=False) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrnn_simulation, CPU, m) {
   m.impl("scan", TORCH_BOX(&fastrnn::scan<fastrnn::cuda::Backend>));
   m.impl("scan_backward", TORCH_BOX(&fastrnn::scan_backward<fastrnn::cuda::Backend>));
+  m.impl("scan_each", TORCH_BOX(&fastrnn::scan_each<fastrnn::cuda::Backend>));
+  m.impl("scan_each_backward", TORCH_BOX(&fastrnn::scan_each_backward<fastrnn::cuda::Backend>));
 }
 
 namespace {

@@ -167,6 +167,35 @@ def test_what_is_not_wanted_is_not_computed(backend: Backend, form: Form) -> Non
         assert torch.equal(full, part)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru_before"])
+def test_several_scans_at_once(backend: Backend, cell: str) -> None:
+    """They have the bits of each alone, at sizes that no pack of values divides."""
+
+    def flat(lists: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+        return [t for one in lists for t in one]
+
+    scans = [Scan(cell, H=7, seed=seed, bidirectional=True) for seed in range(3)]
+    library = getattr(torch.ops, backend.library)
+    given = [scan.arguments_on(backend.device) for scan in scans]
+    alone = [library.scan(*arguments, True) for arguments in given]
+    _, x, states, weights, *masks = (list(group) for group in zip(*given, strict=True))
+    lists = (x, flat(states), flat(weights), *masks[:3])
+    how = (cell, *lists, True, False)
+    found = library.scan_each(*how, True)
+    for together, each in zip(found, zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(each))
+    kept = [[out[0], *out[1 + scans[0].states :]] for out in alone]
+    grads = [scan.grads(out) for scan, out in zip(scans, alone, strict=True)]
+    wanted = (True, True, True)
+    found = library.scan_each_backward(flat(grads), *how, flat(kept), *wanted)
+    singles = [
+        library.scan_backward(g, *arguments, k, *wanted)
+        for g, arguments, k in zip(grads, given, kept, strict=True)
+    ]
+    for together, each in zip(found, zip(*singles, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(each))
+
+
 @pytest.mark.parametrize("path", "ACG")
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
