@@ -441,7 +441,7 @@ class LSTM(variants.LSTMOptions, _Layers[Pair]):
         recompute: whether forward keeps, for the gradient, no more than the output and the states
             at eleven steps, and backward computes the rest again, a twelfth of the steps at a time.
             A training step then takes 1.3 to 2.1 times as long, and 0.4 to 0.56 of the memory for
-            an LSTM or a GRU; an RNN saves nothing but its output, and gains nothing. The results are
+            an LSTM or a GRU; an RNN saves little but its output, and gains little. The results are
             the same to the bit, and so are the gradients of the input and of the states, but for
             roundings of an LSTM's c in 16-bit types and of sums over both directions. Gradients of
             weights are summed over the parts in float32.
