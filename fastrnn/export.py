@@ -107,6 +107,7 @@ def _scan(
         weights=[w.to(compute) for w in inputs.weights],
     )
     out = reference.by_direction(inputs, partial(_direction, loop, all_states))
+    assert out.steps is not None
     # What the op returns is contiguous, and what follows may count on it.
     found = [out.y.to(x.dtype).contiguous(), *(s.to(x.dtype) for s in out.last)]
     found += [s.contiguous() for s in out.steps]
@@ -143,8 +144,9 @@ def _direction(loop: Loop, all_states: bool, one: Inputs, direction: int) -> Run
         starts = None if one.resets is None else next(given)
         if blocks < len(form.x):
             from_x.insert(form.x.index(form.itself), next(given))
-        hh, bias_hh, hr, peephole = (
-            None if w is None else next(given) for w in (own.hh, own.bias_hh, own.hr, own.peephole)
+        hh = next(given)
+        bias_hh, hr, peephole = (
+            None if w is None else next(given) for w in (own.bias_hh, own.hr, own.peephole)
         )
         peepholes = () if peephole is None else (peephole.chunk(len(form.peepholes)),)
 

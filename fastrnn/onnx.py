@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,12 +12,11 @@ from torch.export import ExportedProgram
 
 from .reference import CELLS, Weights
 
-if TYPE_CHECKING:
-    from onnx_ir import Value
-
 __all__ = ["NODES", "Unsupported", "export"]
 
 _INT32, _BOOL = 6, 9  # of onnx.TensorProto
+
+Value = Any  # onnx_ir's, which says of shapes and types that there may be none
 
 
 class NodeType(NamedTuple):
@@ -47,7 +46,7 @@ class Unsupported(RuntimeError):  # noqa: N818  (as torch.onnx names it)
 def export(
     model: nn.Module | ExportedProgram,
     args: tuple[Any, ...] = (),
-    f: str | os.PathLike | None = None,
+    f: str | os.PathLike[str] | None = None,
     *,
     dynamic_shapes: Any = None,
     external_data: bool = True,
@@ -78,10 +77,10 @@ def export(
     modes = [module.training for module in modules]
     table = {**_translations(), **(options.pop("custom_translation_table", None) or {})}
     try:
-        if modules:
+        if isinstance(model, nn.Module):
             model.eval()
         with torch.no_grad():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 model,
                 args,
                 dynamo=True,
@@ -132,8 +131,9 @@ def _scan(
     all_states: bool = False,
 ) -> list[Value]:
     """fastrnn::scan in ONNX."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     half = len(weights) // 2
     halves = (weights[:half], weights[half:]) if bidirectional else (weights,)
     directions = [Weights.of(cell, own) for own in halves]
@@ -168,7 +168,7 @@ def _scan(
         x, states = op.Unsqueeze(x, [0]), [op.Unsqueeze(s, [0]) for s in states]
     elif batch_first:
         x = op.Transpose(x, perm=[1, 0, 2])
-    attributes = {"hidden_size": first.hh.shape[1], **kind.attributes}
+    attributes: dict[str, Any] = {"hidden_size": first.hh.shape[1], **kind.attributes}
     if bidirectional:
         attributes["direction"] = "bidirectional"
     if kind.activation:

@@ -479,7 +479,9 @@ class _Scan(Function):
         return _spread(layer, needs, run(layer, needs, *grads, *ctx.saved_tensors))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, layer: Layer, *inputs: Tensor | None) -> tuple:
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]  (it takes what forward does)
+        info: Any, in_dims: tuple, layer: Layer, *inputs: Tensor | None
+    ) -> tuple:
         size, dims = info.batch_size, in_dims[1:]
         if _differ(layer, dims):
             given = into_members(size, layer.members, inputs, dims)
@@ -591,7 +593,7 @@ class _ScanBackward(Function):
         return (None, None, *(next(found) if v else None for v in variable))
 
     @staticmethod
-    def vmap(
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]  (it takes what forward does)
         info: Any,
         in_dims: tuple,
         layer: Layer,
@@ -711,9 +713,7 @@ def _differ(layer: Layer, dims: Sequence[int | None]) -> bool:
     return any(dim is not None for dim in (*dims[:2], *dims[_FIXED + layer.states :]))
 
 
-def _fold(
-    layer: Layer, size: int, inputs: Sequence[Tensor | None], dims: Sequence[int | None]
-) -> Fold:
+def _fold(layer: Layer, size: int, inputs: Sequence[Any], dims: Sequence[int | None]) -> Fold:
     x, lead = inputs[_FIXED - 1], 1 if layer.members else 0
     own = x.dim() - lead - (dims[_FIXED - 1] is not None)
     return Fold(size, lead, own, inputs[1] is not None, layer.batch_first)

@@ -182,8 +182,9 @@ class Quantized(modules._Layers[Any]):
 
     def _run(self, x: Tensor, states: Sequence[Tensor], layer: int = 0) -> Sequence[Tensor]:
         self._check_mode()
-        own = (self._of_layer(flat, layer) for flat in self._weights())
-        return ops.run_int8(self._cell, x, states, *own, self.bidirectional, self.batch_first)
+        weights, scales = (self._of_layer(flat, layer) for flat in self._weights())
+        how = (self.bidirectional, self.batch_first)
+        return ops.run_int8(self._cell, x, states, weights, scales, *how)
 
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
         buffers: dict[str, Any] = self._buffers

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,7 +158,7 @@ class _Direction:
 
     def run(
         self,
-        last: list[Tensor | None],
+        last: list[Any],  # tensors or None
         grad_x: Tensor | None,
         needs_weights: bool,
         allow_tf32: bool,

@@ -63,7 +63,8 @@ class Stream:
     def __init__(self, model: nn.Module, batch_size: int = 1) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model, self.batch_size = model, batch_size
+        self.model: nn.Module = model
+        self.batch_size: int = batch_size
         self._layers = _layers_of(model)
         self._states: dict[
             str, Any
@@ -77,9 +78,10 @@ class Stream:
         """
         run = _Run(self._states, self.batch_size)
         with torch.no_grad():
-            if self.model is self._layers.get(""):
-                inputs, options = run.before("", self.model, inputs, options)
-                y, _, *more = run.after("", self.model, inputs, self.model(*inputs, **options))
+            layer = self._layers.get("")
+            if layer is not None and layer is self.model:
+                inputs, options = run.before("", layer, inputs, options)
+                y, _, *more = run.after("", layer, inputs, layer(*inputs, **options))
                 result = (y, *more) if more else y
             else:
                 result = run.model(self.model, self._layers, inputs, options)
@@ -139,7 +141,7 @@ class Stream:
                 states[name] = _map(lambda s, n: s.index_copy(1, index.to(s.device), n), old, new)
         self._states = states
 
-    def _by_layer(self, state: Any) -> dict[str, Any]:
+    def _by_layer(self, state: Any) -> Any:
         """What is given in the form of state."""
         if "" in self._layers:
             return {"": state}
@@ -198,8 +200,8 @@ class _Run:
         name: str,
         layer: nn.RNNBase,
         inputs: tuple[Any, ...],
-        options: dict[str, Any] | None = None,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        options: dict[str, Any],
+    ) -> Any:
         """The arguments of a layer, as a chunk with its states."""
         if threading.get_ident() != self._thread:
             return None  # of a Stream, or a plain call, of the same model in another thread
@@ -284,11 +286,11 @@ def _zeros(layer: nn.RNNBase, rows: int) -> Any:
     sizes = [layer.proj_size or layer.hidden_size]
     if layer.mode == "LSTM":
         sizes.append(layer.hidden_size)
-    made = tuple(
+    made = [
         torch.zeros(layer.num_layers, rows, size, dtype=some.dtype, device=some.device)
         for size in sizes
-    )
-    return made if len(made) > 1 else made[0]
+    ]
+    return tuple(made) if len(made) > 1 else made[0]
 
 
 def _checked(name: str, old: Any, new: Any, rows: int) -> Any:

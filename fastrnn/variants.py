@@ -55,10 +55,10 @@ def check_pair(module: nn.Module, states: Any, name: str = "hx") -> None:
         raise RuntimeError(f"{op} expects two hidden states, got {len(states)} as {name}")
 
 
-def as_leaf(module: nn.Module, input: Proxy, *args: Any, **kwargs: Any) -> Proxy:
-    """The call as one node of the graph that torch.fx traces: torch.fx goes into all modules but
-    torch.nn's own."""
-    tracer = input.tracer
+def as_leaf(module: nn.Module, input: Proxy, *args: Any, **kwargs: Any) -> Any:
+    """The call as one node of the graph that torch.fx traces, a Proxy: torch.fx goes into all
+    modules but torch.nn's own."""
+    tracer: Any = input.tracer
     if tracer.root is module:
         raise RuntimeError(
             f"torch.fx cannot trace {name_of(module)} by itself, only a module that holds it"

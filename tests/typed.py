@@ -1,4 +1,4 @@
-"""What forward returns, as a type checker sees it. Nothing here runs: pyright reads it."""
+"""The layers as a type checker sees them. Nothing here runs: pyright reads it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ import fastrnn
 Pair = tuple[Tensor, Tensor]
 
 
+def constructors() -> None:
+    fastrnn.LSTM(1, 2, peephole=True, recompute=True)
+    fastrnn.LSTM(1, 2, reset_after=False)  # pyright: ignore[reportCallIssue]
+    fastrnn.GRU(1, 2, gates="io")  # pyright: ignore[reportCallIssue]
+    fastrnn.RNN(1, 2, learned_input=True)  # pyright: ignore[reportCallIssue]
+    fastrnn.MUT1(1, 2, reset_after=False)  # pyright: ignore[reportCallIssue]
+    fastrnn.MUT3(1, 2, learned_input=True)  # pyright: ignore[reportCallIssue]
+    fastrnn.LSTMCell(1, 2, recompute=True)  # pyright: ignore[reportCallIssue]
+
+
 def lstm(layer: fastrnn.LSTM, x: Tensor, packed: PackedSequence, hx: Pair, n: Tensor) -> None:
     assert_type(layer.forward(x), tuple[Tensor, Pair])
     assert_type(layer.forward(x, hx, lengths=n, return_states=False), tuple[Tensor, Pair])
@@ -18,8 +28,8 @@ def lstm(layer: fastrnn.LSTM, x: Tensor, packed: PackedSequence, hx: Pair, n: Te
     assert_type(layer.forward(x, return_states=True), tuple[Tensor, Pair, Pair])
     layer.forward(x, resets=n, reset_to=hx)
     layer.forward(x, x)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    layer.forward(packed, lengths=n)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    layer.forward(x, reset_to="ones")  # pyright: ignore[reportCallIssue, reportArgumentType]
+    layer.forward(packed, lengths=n)  # pyright: ignore[reportArgumentType]
+    layer.forward(x, reset_to="ones")  # pyright: ignore[reportArgumentType]
 
 
 def others(
