@@ -58,7 +58,7 @@ def test_training_equals_one_process(
     _, expected = alone
     first = worker.made().state_dict()
     for name, t in expected.items():
-        assert t.abs().max() > 1e-5, name
+        assert t.abs().max() > 1e-7, name  # so that there is something to compare
         assert name not in first or not torch.equal(t, first[name])
     for of_rank in found:
         assert_close(of_rank[kind], expected)
