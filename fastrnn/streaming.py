@@ -46,7 +46,7 @@ class Stream:
 
     Calls run without gradients, and in the mode of the model: call its eval() before. A call that
     raises leaves the states as they were. Several Streams may share a model, in several threads,
-    too; a Stream itself is for one thread at a time.
+    too; of those of models, one call runs at a time. A Stream itself is for one thread at a time.
 
     Args:
         model: a layer of fastrnn's or of torch.nn's, or a module with such layers in it.
@@ -173,16 +173,15 @@ class _Run:
     ) -> Any:
         """Calls it with the hooks on its layers."""
         hooks = []
-        try:
-            with _REGISTRY:
+        with _HOOKS:
+            try:
                 for name, layer in layers.items():
                     # Ours are next to the layer, so that others see what they always see.
                     before, after = partial(self.before, name), partial(self.after, name)
                     hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
                     hooks.append(layer.register_forward_hook(after, prepend=True))
-            result = model(*inputs, **options)
-        finally:
-            with _REGISTRY:
+                result = model(*inputs, **options)
+            finally:
                 for hook in hooks:
                     hook.remove()
         if not self._after:
@@ -246,8 +245,8 @@ class _Run:
         return y.squeeze(0) if self._dims[name] == 1 else y, self._after[name], *more
 
 
-# Hooks get their numbers by a count that two threads may read at once.
-_REGISTRY = threading.Lock()
+# A module goes through its hooks while it is called, and fails if another thread adds one.
+_HOOKS = threading.RLock()
 
 
 def _layers_of(model: nn.Module) -> dict[str, nn.RNNBase]:
