@@ -608,7 +608,7 @@ def test_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         device = torch.device("cuda", 0)
 
     with pytest.raises(RuntimeError, match="int8 run on the CPU only, and the input is on cuda:0"):
-        functional._layer(Inputs("lstm", OnCuda(), (), []), [layer.weight_ih_l0_scale])
+        functional.layer("lstm", OnCuda(), (), [], scales=[layer.weight_ih_l0_scale])
 
 
 @pytest.mark.parametrize("cell, options", FORMS[:2] + FORMS[12:14], ids=str)
