@@ -169,7 +169,9 @@ def test_what_is_not_wanted_is_not_computed(backend: Backend, form: Form) -> Non
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_before"])
 def test_several_scans_at_once(backend: Backend, cell: str) -> None:
-    """They have the bits of each alone, at sizes that no pack of values divides."""
+    """They give what each gives alone, at sizes that no pack of values divides: forward to the bit;
+    backward to rounding, because torch multiplies in another order where a result lies otherwise.
+    """
 
     def flat(lists: list[list[torch.Tensor]]) -> list[torch.Tensor]:
         return [t for one in lists for t in one]
@@ -193,7 +195,7 @@ def test_several_scans_at_once(backend: Backend, cell: str) -> None:
         for g, arguments, k in zip(grads, given, kept, strict=True)
     ]
     for together, each in zip(found, zip(*singles, strict=True), strict=True):
-        assert torch.equal(together, torch.cat(each))
+        torch.testing.assert_close(together, torch.cat(each))
 
 
 @pytest.mark.parametrize("path", "ACG")
