@@ -34,7 +34,7 @@ def start(folder: Path) -> Program:
 
 
 def _flags() -> list[str]:
-    # -O2 takes twice the time: 270 s on a Zen 3 core, most of it for vectors of 64 bytes in halves.
+    # -O2 takes twice the time, which is minutes where vectors of 64 bytes are compiled in halves.
     flags = ["-std=c++20", "-O1", "-g0", "-w", "-ffp-contract=fast", f"-I{ROOT / 'csrc'}"]
     if not EMULATOR:
         isas = torch.ops.fastrnn.cpu_isas().split(": ")[1].split()

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <type_traits>
 
 #include "arch.h"
@@ -440,45 +441,54 @@ __attribute__((noinline)) void transposed_tile(int64_t depth, int64_t depth_bloc
   } while (k < depth);
 }
 
+// Those of kColumns columns, by their rows. A tile of few rows takes several columns, but makes no
+// more than kTransposedSums.
+inline constexpr int kTransposedSums = 4;
+
+template <class Arch, class F, class T>
+struct TransposedTiles {
+  static constexpr int kHighest = 8;
+  decltype(&transposed_tile<Arch, F, T, 1, 1>) of_rows[kHighest + 1] = {};
+
+  template <int kColumns>
+  static constexpr TransposedTiles of_columns() {
+    TransposedTiles tiles;
+    [&]<int... i>(std::integer_sequence<int, i...>) {
+      (tiles.add<i + 1, kColumns>(), ...);
+    }(std::make_integer_sequence<int, kHighest>());
+    return tiles;
+  }
+
+ private:
+  template <int kRows, int kColumns>
+  constexpr void add() {
+    if constexpr (kColumns == 1 || kRows * kColumns <= kTransposedSums) {
+      of_rows[kRows] = transposed_tile<Arch, F, T, kRows, kColumns>;
+    }
+  }
+};
+
 // The same for any rows, and `count` columns, of which at(j) is the j-th: worth it where b is used
 // for a few rows only.
 template <class Arch, class T, class F, class At>
 void multiply_transposed(int64_t rows, int64_t depth, int64_t depth_block, const F* a,
                          int64_t a_stride, At at, int64_t count, int64_t b_stride,
                          const Compute<F>* init, Compute<F>* c, int64_t c_stride) {
-  constexpr int W = Vec<Compute<F>, Arch::kBytes>::kSize, kMost = 4;
-  Column<T> columns[kMost];
-  auto tiles = [&]<int kRows, int... i>(std::integral_constant<int, kRows>,
-                                        std::integer_sequence<int, i...>) {
-    using Tile = decltype(&transposed_tile<Arch, F, T, 1, 1>);
-    static constexpr Tile kTiles[] = {transposed_tile<Arch, F, T, kRows, i + 1>...};
-    static constexpr int64_t kAtOnce = sizeof...(i);
-    for (int64_t j = 0, now; j < count; j += now) {
-      now = std::min(kAtOnce, count - j);
-      for (int n = 0; n < now; ++n) columns[n] = at(j + n);
-      kTiles[now - 1](depth, depth_block, a, a_stride, columns, b_stride, init + j * W, c + j * W,
-                      c_stride);
-    }
-  };
-  if (rows == 1) {
-    return tiles(std::integral_constant<int, 1>(), std::make_integer_sequence<int, kMost>());
-  }
-  if (rows == 2) {
-    return tiles(std::integral_constant<int, 2>(), std::make_integer_sequence<int, kMost / 2>());
-  }
-  auto heights = []<int... i>(std::integer_sequence<int, i...>) {
-    static constexpr decltype(&transposed_tile<Arch, F, T, 1, 1>) kTiles[] = {
-        transposed_tile<Arch, F, T, i + 1, 1>...};
-    return kTiles;
-  };
-  constexpr int kHighest = 8;
-  const auto* const of_height = heights(std::make_integer_sequence<int, kHighest>());
-  for (int64_t j = 0; j < count; ++j) {
-    columns[0] = at(j);
+  using Tiles = TransposedTiles<Arch, F, T>;
+  static constexpr Tiles kTiles[] = {
+      Tiles::template of_columns<1>(), Tiles::template of_columns<2>(),
+      Tiles::template of_columns<3>(), Tiles::template of_columns<4>()};
+  static_assert(std::size(kTiles) == kTransposedSums);
+  constexpr int W = Vec<Compute<F>, Arch::kBytes>::kSize;
+  const int64_t at_once = std::max<int64_t>(1, kTransposedSums / std::max<int64_t>(1, rows));
+  Column<T> columns[kTransposedSums];
+  for (int64_t j = 0, now; j < count; j += now) {
+    now = std::min(at_once, count - j);
+    for (int n = 0; n < now; ++n) columns[n] = at(j + n);
     for (int64_t row = 0, height; row < rows; row += height) {
-      height = even_height(rows - row, kHighest);
-      of_height[height - 1](depth, depth_block, a + row * a_stride, a_stride, columns, b_stride,
-                            init + j * W, c + row * c_stride + j * W, c_stride);
+      height = even_height(rows - row, Tiles::kHighest);
+      kTiles[now - 1].of_rows[height](depth, depth_block, a + row * a_stride, a_stride, columns,
+                                      b_stride, init + j * W, c + row * c_stride + j * W, c_stride);
     }
   }
 }
