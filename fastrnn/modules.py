@@ -189,7 +189,7 @@ class _Layers(variants.Variant, nn.RNNBase, Generic[States]):
         padded = lengths is None and resets is None and reset_to is _ZEROS and not return_states
         if (
             padded
-            and not (self.dropout and self.training)
+            and not (self.dropout and self.training and self.num_layers > 1)
             and not (self.recompute and torch.is_grad_enabled())
             and ops.is_plain(input)
             and input.dim() == 3

@@ -208,12 +208,14 @@ def zeros(inputs: Inputs, scales: Sequence[Tensor] = ()) -> list[Tensor]:
 
 def is_plain(x: Any) -> bool:
     """Whether run can take x: whether it is a tensor of the CPU's, and nothing is at work that
-    changes what a call is."""
+    changes what a call is, or records it."""
     return (
         type(x) is Tensor
         and x.is_cpu
         and not x.is_nested
         and not is_dynamo_compiling()
+        and not is_tracing()
+        and not profiler._is_profiler_enabled
         and not is_any_autocast_enabled()
         and not are_functorch_transforms_active()
         and forward_ad._current_level < 0
@@ -227,15 +229,11 @@ def run(
     weights: Sequence[Tensor],
     bidirectional: bool = False,
     batch_first: bool = False,
-    named: bool = False,
 ) -> Sequence[Tensor]:
     """scan of a plain x, without what a single step or layer does not need: at T = B = 1 the rest
     of scan, functional and modules takes longer than the kernel. Returns y, the last states, and
     more. What does not fit raises some exception."""
-    if profiler._is_profiler_enabled and not named:
-        with _named("scan", cell):
-            return run(cell, x, states, weights, bidirectional, batch_first, True)
-    if _needs_grad(x, states, weights) and not is_tracing():
+    if _needs_grad(x, states, weights):
         layer = Layer(cell, bidirectional, batch_first, len(states), len(weights))
         return _apply_plain(layer, None, None, None, x, *states, *weights)
     return _plain_scan(
@@ -251,12 +249,8 @@ def run_int8(
     scales: Sequence[Tensor],
     bidirectional: bool,
     batch_first: bool,
-    named: bool = False,
 ) -> Sequence[Tensor]:
     """run with weights of int8."""
-    if profiler._is_profiler_enabled and not named:
-        with _named("scan_int8", cell):
-            return run_int8(cell, x, states, weights, scales, bidirectional, batch_first, True)
     _refuse_grad(x, states)
     weights = _with_peepholes_of(cell, x, weights, bidirectional)
     return _plain_scan_int8(
