@@ -18,7 +18,10 @@ class Forward {
     work_.pack();
     const double flops = 2. * s_.active_rows() * p_.directions * cell_.h_blocks *
                          work_.blocks(kHiddenSize) * W * (p_.input_size + p_.output_size);
-    run_teams(p_, work_.plan, work_.pool, flops, [this](Member& member) { run_steps(member); });
+    // Weights that are read for a few rows only come at a quarter of the speed of packed ones: two
+    // threads took 110 us instead of 150 for a step of an RNN of 512 units.
+    const double work = work_.in_place() ? 4 * flops : flops;
+    run_teams(p_, work_.plan, work_.pool, work, [this](Member& member) { run_steps(member); });
   }
 
  private:

@@ -2,6 +2,7 @@
 // gate of kSize neighbouring units, so that a tile of neighbouring vectors has all gates of a unit.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "buffer.h"
@@ -42,7 +43,8 @@ class ForwardWeights {
         depth_block_(depth_block) {
     if (part.bias) bias_source_ = static_cast<const T*>(part.bias) + part.first * part.units;
     panels_.depth = factors<F>(depth_);
-    panels_.vectors = panel_rows ? panel_vectors<Arch>(gates_, panel_rows, columns()) : gates_;
+    panels_.vectors = panel_rows ? panel_vectors<Arch>(gates_, panel_rows, columns())
+                                 : std::max(gates_, kTransposedSums);
     panels_.columns = (columns() + panels_.vectors - 1) / panels_.vectors * panels_.vectors;
     if (panel_rows) {
       const int64_t count = panels_.columns;
@@ -82,7 +84,7 @@ class ForwardWeights {
   void multiply(int64_t rows, const Rows& a, int64_t column, int64_t count, C* c,
                 int64_t c_stride) const {
     const auto [factor, stride] = a;
-    const int64_t end = std::min(column + count, panels_.columns);
+    const int64_t end = std::min(column + count, panels_ ? panels_.columns : columns());
     if (!panels_) {
       auto at = [&](int64_t j) {
         return Column<T>{weight_ + first_row(column + j) * depth_, live_units(column + j)};
