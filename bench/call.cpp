@@ -14,14 +14,15 @@ Tensors dispatched(const std::string& /*cell*/, const Tensor& /*x*/, const Tenso
                    const Tensors& /*weights*/, const std::optional<Tensor>& /*lengths*/,
                    const std::optional<Tensor>& /*batch_sizes*/,
                    const std::optional<Tensor>& /*resets*/, bool /*bidirectional*/,
-                   bool /*batch_first*/, bool /*save*/, bool /*allow_tf32*/) {
+                   bool /*batch_first*/, bool /*save*/, bool /*allow_tf32*/, bool /*all_states*/) {
   return {};
 }
 
 Tensors checked(const std::string& cell, const Tensor& x, const Tensors& states,
                 const Tensors& weights, const std::optional<Tensor>& lengths,
                 const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& resets,
-                bool bidirectional, bool batch_first, bool /*save*/, bool /*allow_tf32*/) {
+                bool bidirectional, bool batch_first, bool /*save*/, bool /*allow_tf32*/,
+                bool /*all_states*/) {
   const Scan scan(
       {cell, x, states, weights, lengths, batch_sizes, resets, bidirectional, batch_first});
   return {};
@@ -32,7 +33,7 @@ Tensors checked(const std::string& cell, const Tensor& x, const Tensors& states,
 #define FRNN_SCHEMA(name)                                                                       \
   name "(str cell, Tensor x, Tensor[] states, Tensor[] weights, Tensor? lengths, "              \
        "Tensor? batch_sizes, Tensor? resets, bool bidirectional, bool batch_first, bool save, " \
-       "bool allow_tf32=False) -> Tensor[]"
+       "bool allow_tf32=False, bool all_states=False) -> Tensor[]"
 
 STABLE_TORCH_LIBRARY(fastrnn_call, m) {
   m.def(FRNN_SCHEMA("dispatched"));

@@ -58,7 +58,7 @@ def main() -> None:
     # Who names layers or stacks wants no others.
     named = bool(given.shapes) or given.stacks is not None
     shapes = given.shapes if named else SHAPES
-    stacks = (given.stacks or []) if named else STACKS
+    stacks = [] if given.shapes and given.stacks is None else given.stacks or STACKS
     of_layers, of_stacks = [], []
     for cell, shape in product(given.cells, shapes):
         of_layers.append(time_layer(Case(cell, shape, False), found, threads))
