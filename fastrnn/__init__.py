@@ -6,7 +6,7 @@ import pkgutil
 # the one that has the extension modules: look for them there, too.
 __path__ = pkgutil.extend_path(__path__, __name__)
 
-from . import export, flops, functional, onnx  # noqa: F401  (flops registers its formulas)
+from . import export, flops, functional, keras, onnx  # noqa: F401  (flops registers its formulas)
 from .conversion import convert, patched, report, revert
 from .modules import (
     GRU,
@@ -43,6 +43,7 @@ __all__ = [
     "convert",
     "export",
     "functional",
+    "keras",
     "onnx",
     "patched",
     "quantize_",
