@@ -75,9 +75,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("programs", nargs="*", choices=[[], *PROGRAMS], help="(default: all)")
+    names = ", ".join(PROGRAMS)
+    parser.add_argument("programs", nargs="*", metavar="NAME", help=f"(default: {names})")
     parser.add_argument("--table", type=Path, help="a Markdown file in which the table is replaced")
     given = parser.parse_args()
+    if unknown := set(given.programs) - set(PROGRAMS):
+        parser.error(f"there is no program {', '.join(sorted(unknown))}; there are {names}")
     rows: list[dict[str, Any]] = []
     for name in given.programs or PROGRAMS:
         print(f"{name} runs", flush=True)
