@@ -62,9 +62,12 @@ def check_layers() -> None:
         for expected, ours in zip(*found):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
         checked += 1
-    both = keras.layers.Bidirectional(keras.layers.GRU(4, return_sequences=True))
+    both = [
+        keras.layers.Bidirectional(kind(4, return_sequences=True))
+        for kind in (keras.layers.LSTM, keras.layers.GRU)
+    ]
     stateful = keras.layers.LSTM(4, stateful=True)
-    for layer in (both, stateful):
+    for layer in (*both, stateful):
         found = []
         for fused in (False, True):
             on(fused)
@@ -73,7 +76,7 @@ def check_layers() -> None:
             found.append([layer(x), layer(x)][-1])
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
         checked += 1
-    assert checked == 56
+    assert checked == 57
 
 
 def train(fused: bool) -> dict[str, torch.Tensor]:
