@@ -10,6 +10,7 @@ import os
 os.environ["KERAS_BACKEND"] = "torch"
 
 from itertools import product
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,7 +42,15 @@ def check_layers() -> None:
         {"activation": "relu"},
         {"unroll": True},
     ]
-    checked = 0
+    checked, calls = 0, 0
+    layer_of = fastrnn.functional.layer
+
+    def count(*args: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return layer_of(*args, **named)
+
+    fastrnn.functional.layer = count
     for (kind, form), option, mask in product(kinds, options, (None, padded, holes)):
         keras.utils.set_random_seed(0)
         layer = kind(6, **{"return_sequences": True} | form | option)
@@ -62,6 +71,10 @@ def check_layers() -> None:
         for expected, ours in zip(*found):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
         checked += 1
+        takes = not {"activation", "unroll"} & {*option} and mask is not holes
+        takes &= mask is None or "go_backwards" not in option
+        assert calls == takes, (kind, option, mask)
+        calls = 0
     both = [
         keras.layers.Bidirectional(kind(4, return_sequences=True))
         for kind in (keras.layers.LSTM, keras.layers.GRU)
@@ -77,6 +90,8 @@ def check_layers() -> None:
         torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
         checked += 1
     assert checked == 57
+    assert calls == 10
+    fastrnn.functional.layer = layer_of
 
 
 def train(fused: bool) -> dict[str, torch.Tensor]:
