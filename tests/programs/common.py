@@ -13,23 +13,23 @@ from torch import Tensor
 Job = Callable[[bool], Mapping[str, Tensor]]  # of "on fastrnn"; what it returns is compared
 
 
-def compare(what: str, job: Job, *, atol: float, rounds: int = 3, warm_up: bool = True) -> None:
-    """Does a job on torch.nn and on fastrnn in turns, and prints the medians of their seconds as a
-    line of JSON. Results may differ by atol, relative to the largest of each tensor, or by atol
-    where none is above 1.
+def compare(what: str, job: Job, *, atol: float, rounds: int = 3) -> None:
+    """Does a job on torch.nn and on fastrnn in turns, once to warm up and then `rounds` times, and
+    prints the medians of their seconds as a line of JSON. Results may differ by atol, relative to
+    the largest of each tensor, or by atol where none is above 1.
 
     Raises:
         AssertionError: they differ by more.
     """
     seconds: dict[bool, list[float]] = {False: [], True: []}
     worst = 0.0
-    for turn in range(rounds + warm_up):
+    for turn in range(rounds + 1):
         results = {}
         for fused in (False, True):
             torch.manual_seed(0)
             begun = perf_counter()
             results[fused] = job(fused)
-            if turn >= warm_up:
+            if turn:
                 seconds[fused].append(perf_counter() - begun)
         for name, expected in results[False].items():
             scale = max(1.0, float(expected.detach().abs().max()))
